@@ -1,0 +1,1 @@
+"""Exchanges and files -> market_data. The only layer that writes candles."""

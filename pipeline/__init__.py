@@ -1,0 +1,1 @@
+"""What needs several layers: the only package that may import them, and nobody imports it."""

@@ -1,0 +1,118 @@
+"""The operator's hand: make a paper wallet, pause it, resume it. Writes wallets, limits, cash_flows, commands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from shared.db import Database, load_queries
+from shared.job import Context, Outcome, UsageError, job_parser, run_job_command
+from shared.money import to_money
+from shared.settings import Settings
+
+COMMAND_LIFETIME = timedelta(hours=1)
+
+
+def create_wallet(
+    database: Database,
+    settings: Settings,
+    at: datetime,
+    name: str,
+    venue: str,
+    symbols: Sequence[str],
+    capital: float,
+    track: str = "live",
+) -> bool:
+    """A paper wallet with its limits and its first deposit, in one transaction; False when the name is taken.
+
+    It starts paused: nothing is traded before a ``resume``.
+    """
+    quotes = {symbol.partition("/")[2] for symbol in symbols}
+    if len(quotes) != 1:
+        raise UsageError(f"a wallet has one quote currency; {', '.join(symbols)} have {', '.join(sorted(quotes))}")
+    quote, queries = quotes.pop(), load_queries("cli")
+    with database.transaction():
+        wallet = database.fetch_one(
+            queries["insert_wallet"],
+            {
+                "name": name,
+                "venue": venue,
+                "quote": quote,
+                "track": track,
+                "taker_fee_bps": settings.execution.taker_fee_bps,
+                "slippage_bps": settings.execution.slippage_bps,
+                "at": at,
+            },
+        )
+        if wallet is None:
+            return False
+        limits = {
+            "wallet_id": wallet["id"],
+            "symbols": list(symbols),
+            "max_order_notional": to_money(settings.risk.max_order_notional),
+            "max_orders_a_day": settings.risk.max_orders_a_day,
+            "at": at,
+        }
+        database.execute(queries["insert_limits"], limits)
+        deposit = {
+            "wallet_id": wallet["id"],
+            "asset": quote,
+            "amount": to_money(capital),
+            "reference": "opening deposit",
+            "at": at,
+        }
+        database.execute(queries["insert_cash_flow"], deposit)
+    return True
+
+
+def issue_command(
+    database: Database, at: datetime, wallet: str, command: str, reason: str, issuer: str, key: str | None = None
+) -> bool:
+    """Writes a pause or resume; False when this idempotency key was used before. UsageError: no such wallet."""
+    row = {
+        "wallet": wallet,
+        "command": command,
+        "reason": reason,
+        "issuer": issuer,
+        "idempotency_key": key or str(uuid.uuid4()),
+        "at": at,
+        "expires_at": at + COMMAND_LIFETIME,
+    }
+    if database.execute(load_queries("cli")["insert_command"], row):
+        return True
+    if not database.fetch("SELECT FROM wallets WHERE name = %(wallet)s", row):
+        raise UsageError(f"there is no wallet {wallet!r}; `make status` lists them, `make wallet` makes one")
+    return False
+
+
+def _command(context: Context) -> Outcome:
+    a, database, now = context.arguments, context.database, context.clock.now()
+    if a.action != "wallet":
+        issue_command(database, now, a.wallet, a.action, a.reason, "cli")
+        return Outcome("done", {a.action: a.wallet})
+    universe = context.settings.universe
+    venue, symbols = a.venue or universe.venue, a.symbols or universe.symbols
+    made = create_wallet(database, context.settings, now, a.wallet, venue, symbols, a.capital, a.track)
+    if not made:
+        raise UsageError(f"wallet {a.wallet!r} exists already; a wallet's terms never change, choose another name")
+    return Outcome("done", {"wallet": a.wallet, "next": "it is paused: `make resume WALLET=… REASON=…` lets it trade"})
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser: argparse.ArgumentParser = job_parser("Make a paper wallet; pause or resume one.")
+    parser.add_argument("action", choices=("wallet", "pause", "resume"))
+    parser.add_argument("wallet")
+    parser.add_argument("--reason", default="operator's wish")
+    parser.add_argument("--capital", type=float, default=10_000.0)
+    parser.add_argument("--venue")
+    parser.add_argument("--symbols", nargs="+")
+    parser.add_argument("--track", choices=("live", "rules", "llm", "static"), default="live")
+    return run_job_command("cli", parser, _command, argv)
+
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""embeddings + market_state + policy_config -> decisions -> orders -> fills."""

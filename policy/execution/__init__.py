@@ -1,0 +1,1 @@
+"""From allowed weights to orders, and from orders to what the venue said."""

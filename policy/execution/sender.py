@@ -1,0 +1,127 @@
+"""The sender: carries approved intents to the venue and writes down what it said. Imports no model runtime.
+
+Input: orders (through approve()), limits, commands, market_data. Output: order_events and fills, one
+transaction an outcome. In this version the venue is the paper venue.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from shared.clock import Clock
+from shared.db import Database, load_queries
+from shared.exchanges.paper import fill_market_order
+from shared.job import Outcome, job, job_parser, run_job_command
+
+
+@job("sender")
+def run_once(clock: Clock, database: Database) -> Outcome:
+    """First what the venue did meanwhile (fills, expiries), then the new intents."""
+    counts = {"filled": 0, "canceled": 0, "expired": 0, "accepted": 0, "rejected": 0}
+    queries, now = load_queries("sender"), clock.now()
+    for order in database.fetch(queries["working_orders"], {"now": now}):
+        outcome = _settle(database, order, now)
+        if outcome:
+            counts[outcome] += 1
+    for intent in database.fetch(queries["new_intents"]):
+        counts[_send(database, intent["id"], now)] += 1
+    result = {name: count for name, count in counts.items() if count}
+    return Outcome("done" if result else "nothing", result)
+
+
+def _send(database: Database, order_id: Any, now: datetime) -> str:
+    """Offers one intent to the venue, if approve() lets it through."""
+    queries = load_queries("sender")
+    with database.transaction():
+        verdict = database.fetch_one(queries["approve"], {"id": order_id, "at": now})
+        refusal = verdict["refusal"] if verdict else "approve() does not know this order"
+        event = "rejected" if refusal else "accepted"
+        _record(
+            database,
+            order_id,
+            event,
+            refusal or "paper venue",
+            now,
+            venue_order_id=None if refusal else f"paper-{order_id}",
+        )
+    return event
+
+
+def _settle(database: Database, order: Mapping[str, Any], now: datetime) -> str | None:
+    """Fills a working order at its fill candle, or lets it expire once no candle can come any more."""
+    if order["opened_at"] is None:
+        last_chance = order["deadline"] + timedelta(seconds=order["base_timeframe_s"])
+        if now < last_chance:
+            return None
+        with database.transaction():
+            _record(database, order["id"], "expired", f"no candle opened before {order['deadline']}", now)
+        return "expired"
+    queries = load_queries("sender")
+    with database.transaction():
+        book = database.fetch_one(queries["book"], order)
+        assert book is not None
+        fill = fill_market_order(
+            side=order["side"],
+            quantity=order["quantity"],
+            cash=book["cash"],
+            held=book["held"],
+            open_price=order["open"],
+            slippage_bps=order["slippage_bps"],
+            fee_bps=order["taker_fee_bps"],
+            tick=order["tick_size"],
+            lot=order["lot_size"],
+        )
+        if fill.quantity == 0:
+            _record(database, order["id"], "canceled", "nothing affordable or held at the fill price", now)
+            return "canceled"
+        row = {
+            "wallet_id": order["wallet_id"],
+            "venue_trade_id": f"paper-{order['id']}",
+            "order_id": order["id"],
+            "side": order["side"],
+            "quantity": fill.quantity,
+            "price": fill.price,
+            "cost": fill.cost,
+            "fee": fill.fee,
+            "fee_asset": order["quote"],
+            "filled_at": order["opened_at"],
+            "recorded_at": now,
+        }
+        database.execute(queries["insert_fill"], row)
+        rest = order["quantity"] - fill.quantity
+        detail = f"{rest} canceled: not affordable at {fill.price}" if rest else "whole quantity"
+        _record(database, order["id"], "filled", detail, order["opened_at"], recorded_at=now)
+    return "filled"
+
+
+def _record(
+    database: Database,
+    order_id: Any,
+    event: str,
+    detail: str,
+    at: datetime,
+    *,
+    venue_order_id: str | None = None,
+    recorded_at: datetime | None = None,
+) -> None:
+    row = {
+        "order_id": order_id,
+        "event": event,
+        "detail": detail,
+        "venue_order_id": venue_order_id,
+        "at": at,
+        "recorded_at": recorded_at or at,
+    }
+    database.execute(load_queries("sender")["insert_event"], row)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = job_parser("Carry approved orders to the venue; write down what it said.")
+    return run_job_command("sender", parser, lambda c: run_once(c.clock, c.database), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

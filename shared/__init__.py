@@ -1,0 +1,1 @@
+"""The vocabulary and the doors that every layer uses. Imports no layer."""

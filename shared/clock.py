@@ -1,0 +1,60 @@
+"""Time is an argument: the only file that reads the wall clock."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """The present moment, aware, in UTC."""
+        ...
+
+
+class SystemClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+class ReplayClock:
+    """A clock that stands where it was set: past times for ``--at``, replays and tests."""
+
+    def __init__(self, at: datetime) -> None:
+        self._at = require_utc(at)
+
+    def now(self) -> datetime:
+        return self._at
+
+    def set(self, at: datetime) -> None:
+        self._at = require_utc(at)
+
+
+def require_utc(at: datetime) -> datetime:
+    """The same moment in UTC; ValueError for a naive datetime, which could mean any of 24 moments."""
+    if at.tzinfo is None:
+        raise ValueError(f"{at.isoformat()} has no time zone; write it as {at.isoformat()}+00:00")
+    return at.astimezone(UTC)
+
+
+def parse_time(text: str) -> datetime:
+    """An ISO-8601 moment or date; without a zone it is taken as UTC, as this project writes all times."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a time; write 2024-12-01 or 2024-12-01T13:00") from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def from_unix(seconds: float) -> datetime:
+    return datetime.fromtimestamp(float(seconds), UTC)
+
+
+def to_unix(at: datetime) -> int:
+    """Whole Unix seconds at or before ``at``."""
+    return int(require_utc(at).timestamp() // 1)
+
+
+def floor_time(at: datetime, step_s: int) -> datetime:
+    """The last multiple of ``step_s`` (Unix grid) at or before ``at``."""
+    return from_unix(to_unix(at) // step_s * step_s)

@@ -1,0 +1,124 @@
+"""Brings a database to the schema of sql/: tables, roles, passwords. The owner's work, never a job's."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import LiteralString
+
+from psycopg import sql
+
+from shared.db import Connection, DatabaseUnavailable, connect, embedded_server, owner_url, role_url
+from shared.settings import LAYERS, PROJECT, Settings, SettingsError, load_settings
+
+SCHEMA_LOCK = 7_305_001  # one at a time: CREATE OR REPLACE on the same object by two sessions fails
+
+
+def apply_schema(connection: Connection, passwords: dict[str, str]) -> None:
+    """Applies 000_init.sql and roles.sql and sets the roles' passwords, in one transaction."""
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
+        connection.execute("SET LOCAL client_min_messages TO warning")  # "already exists, skipping" is no news
+        for name in ("000_init.sql", "roles.sql"):
+            text = (PROJECT / "sql" / name).read_text(encoding="utf-8")
+            connection.execute(text)
+        for role, password in passwords.items():
+            connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(password)))
+
+
+def role_passwords(settings: Settings) -> dict[str, str]:
+    """Each layer's password: from DB_PASSWORD_<LAYER>, else made once and kept under SEXTANT_HOME/secrets."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    return {f"sextant_{layer}": str(conninfo_to_dict(role_url(settings, layer))["password"]) for layer in LAYERS}
+
+
+def bring_up(settings: Settings) -> str:
+    """Starts the embedded server if there is none of the user's own, applies the schema; returns the owner's URL."""
+    if not settings.external_database:
+        _create_owner_and_database(settings)
+    url = owner_url(settings)
+    connection = connect(url)
+    try:
+        apply_schema(connection, role_passwords(settings))
+    finally:
+        connection.close()
+    return url
+
+
+def _create_owner_and_database(settings: Settings) -> None:
+    from psycopg.conninfo import conninfo_to_dict
+
+    server = embedded_server(settings)
+    password = str(conninfo_to_dict(owner_url(settings))["password"])
+    connection = connect(server.url("postgres", server.superuser_password, "postgres"))
+    try:
+        connection.execute("SELECT pg_advisory_lock(%s)", (SCHEMA_LOCK,))
+        verb = "ALTER" if _exists(connection, "SELECT FROM pg_roles WHERE rolname = 'sextant'") else "CREATE"
+        connection.execute(
+            sql.SQL("{} ROLE sextant LOGIN CREATEROLE CREATEDB NOSUPERUSER PASSWORD {}").format(
+                sql.SQL(verb), sql.Literal(password)
+            )
+        )
+        name = settings.db_name
+        if not _exists(connection, "SELECT FROM pg_database WHERE datname = %s", name):
+            connection.execute(sql.SQL("CREATE DATABASE {} OWNER sextant").format(sql.Identifier(name)))
+    finally:
+        connection.close()
+    superuser = connect(server.url("postgres", server.superuser_password, name))
+    superuser.execute("CREATE EXTENSION IF NOT EXISTS vector")  # the only thing the owner may not do itself
+    superuser.close()
+
+
+def _exists(connection: Connection, query: LiteralString, *params: str) -> bool:
+    return connection.execute(query, params or None).fetchone() is not None
+
+
+def drop_database(settings: Settings) -> None:
+    """Drops the embedded database with everything in it; refuses a server that is the user's own."""
+    if settings.external_database:
+        raise SettingsError("db-reset only resets the embedded database; drop the one at DATABASE_URL/DB_HOST by hand")
+    server = embedded_server(settings)
+    connection = connect(server.url("postgres", server.superuser_password, "postgres"))
+    try:
+        name = sql.Identifier(settings.db_name)
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+    finally:
+        connection.close()
+
+
+def stop_server(settings: Settings) -> str:
+    from shared.embedded_db import stop
+
+    if settings.external_database:
+        return "DATABASE_URL/DB_HOST names a server of your own; it is left running"
+    return "stopped" if stop(settings.home_path) else "was not running"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="The database: start, stop, apply the schema, reset.")
+    parser.add_argument("action", choices=("up", "stop", "reset", "url", "apply"))
+    action = parser.parse_args(argv).action
+    try:
+        settings = load_settings()
+        if action == "stop":
+            print(stop_server(settings))
+            return 0
+        if action == "reset":
+            drop_database(settings)
+        url = bring_up(settings)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except DatabaseUnavailable as error:
+        print(error, file=sys.stderr)
+        return 1
+    if action != "url":
+        print("the database is up and its schema is applied; `make db-psql` opens it, `make -s db-url` prints its URL")
+    else:
+        print(url)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""Typed settings: config/settings.toml, then config/.env, then the environment; the later wins.
+
+Every setting has one name: ``[section] key`` in the file is ``SEXTANT_SECTION__KEY`` in the environment.
+SEXTANT_HOME, DATABASE_URL and DB_* keep their customary names. An unknown key or a bad value stops the
+program (exit 2) with the key's name and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import TomlConfigSettingsSource as TomlSource
+
+PROJECT = Path(__file__).resolve().parent.parent
+SETTINGS_FILE = PROJECT / "config" / "settings.toml"
+ENV_FILE = PROJECT / "config" / ".env"
+TIMEFRAMES = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "4h": 14400, "1d": 86400}
+LAYERS = ("candles", "encoder", "meta_controller", "policy", "sender", "cli")
+
+Symbol = Annotated[str, Field(pattern=r"^[A-Z0-9-]+/[A-Z0-9]+$")]
+Timeframe = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the message names each key and what is allowed."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class UniverseSettings(Section):
+    """What is watched and traded."""
+
+    venue: str = Field("kraken", pattern=r"^[a-z0-9_]+$")
+    symbols: tuple[Symbol, ...] = Field(("BTC/USDT", "ETH/USDT"), min_length=1)
+    base_timeframe: Timeframe = "5m"
+    decision_timeframe: Timeframe = "1h"
+
+    @property
+    def base_timeframe_s(self) -> int:
+        return TIMEFRAMES[self.base_timeframe]
+
+    @property
+    def decision_timeframe_s(self) -> int:
+        return TIMEFRAMES[self.decision_timeframe]
+
+
+class EncoderSettings(Section):
+    train_steps: int = Field(1200, ge=1, le=1_000_000)
+    batch_size: int = Field(256, ge=8, le=8192)
+    seed: int = Field(7, ge=0)
+
+
+class PolicySettings(Section):
+    train_steps: int = Field(120_000, ge=64, le=1_000_000_000)
+    seed: int = Field(7, ge=0)
+
+
+class ExecutionSettings(Section):
+    """How a decision becomes an order, and what a paper fill costs."""
+
+    delay_s: int = Field(120, ge=0, le=3600)  # between the candle close and the earliest fill
+    no_trade_band: float = Field(0.02, ge=0, le=0.5)  # change of weight below which nothing is sent
+    taker_fee_bps: float = Field(40.0, ge=0, le=500)
+    slippage_bps: float = Field(5.0, ge=0, le=500)  # half the spread and impact, a side
+    stale_after_s: int = Field(7200, ge=60)  # inputs older than this: no entries
+
+
+class RiskSettings(Section):
+    """The operator's bounds on what steering may ask for."""
+
+    max_position: float = Field(0.5, ge=0, le=0.5)
+    max_exposure: float = Field(1.0, ge=0, le=1)
+    daily_loss_limit: float = Field(0.05, ge=0.005, le=0.2)
+    max_drawdown: float = Field(0.15, ge=0.02, le=0.5)
+    max_order_notional: float = Field(100_000.0, gt=0, lt=9e7)
+    max_orders_a_day: int = Field(500, ge=1)
+
+
+class ScheduledJob(Section):
+    module: str = Field(pattern=r"^[a-z_]+(\.[a-z_]+)+$")
+    cron: str = Field(pattern=r"^\S+ \S+ \S+ \S+ \S+$")  # minute hour day month weekday, UTC
+    delay_s: int = Field(0, ge=0, lt=60)
+
+
+class LogSettings(Section):
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+def _port(value: int) -> int:
+    if not 1 <= value <= 65535:
+        raise ValueError("a TCP port is between 1 and 65535")
+    return value
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="SEXTANT_", env_nested_delimiter="__", extra="forbid", frozen=True, populate_by_name=True
+    )
+
+    home: Path = PROJECT / ".data"
+    universe: UniverseSettings = UniverseSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    policy: PolicySettings = PolicySettings()
+    execution: ExecutionSettings = ExecutionSettings()
+    risk: RiskSettings = RiskSettings()
+    log: LogSettings = LogSettings()
+    schedule: dict[str, ScheduledJob] = {}
+
+    database_url: SecretStr | None = Field(None, validation_alias="DATABASE_URL")
+    db_host: str | None = Field(None, validation_alias="DB_HOST")
+    db_port: Annotated[int, AfterValidator(_port)] = Field(5432, validation_alias="DB_PORT")
+    db_name: str = Field("sextant", validation_alias="DB_NAME")
+    db_user: str = Field("sextant", validation_alias="DB_USER")
+    db_password: SecretStr | None = Field(None, validation_alias="DB_PASSWORD")
+    db_password_candles: SecretStr | None = Field(None, validation_alias="DB_PASSWORD_CANDLES")
+    db_password_encoder: SecretStr | None = Field(None, validation_alias="DB_PASSWORD_ENCODER")
+    db_password_meta_controller: SecretStr | None = Field(None, validation_alias="DB_PASSWORD_META_CONTROLLER")
+    db_password_policy: SecretStr | None = Field(None, validation_alias="DB_PASSWORD_POLICY")
+    db_password_sender: SecretStr | None = Field(None, validation_alias="DB_PASSWORD_SENDER")
+    db_password_cli: SecretStr | None = Field(None, validation_alias="DB_PASSWORD_CLI")
+
+    @property
+    def home_path(self) -> Path:
+        """SEXTANT_HOME, absolute; a relative one counts from the project's root, wherever cron starts us."""
+        return (PROJECT / self.home.expanduser()).resolve()
+
+    @property
+    def external_database(self) -> bool:
+        return self.database_url is not None or self.db_host is not None
+
+    def role_password(self, layer: str) -> SecretStr | None:
+        password: SecretStr | None = getattr(self, f"db_password_{layer}")
+        return password
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlSource(settings_cls, SETTINGS_FILE) if SETTINGS_FILE.exists() else None
+        dotenv = DotEnvSettingsSource(settings_cls, env_file=ENV_FILE)
+        return tuple(s for s in (init_settings, env_settings, dotenv, toml) if s is not None)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """All settings, checked; SettingsError names every unknown key and bad value at once."""
+    _refuse_unknown_names()
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{SETTINGS_FILE.name} is not valid TOML: {error}") from None
+    except Exception as error:  # a value that is not even JSON where a list is wanted
+        if type(error).__name__ != "SettingsError":
+            raise
+        raise SettingsError(f"{error}: write lists as JSON, e.g. '[\"BTC/USDT\"]'") from None
+
+
+def _known_names() -> set[str]:
+    names = set()
+    for name, field in Settings.model_fields.items():
+        names.add(str(field.validation_alias or f"SEXTANT_{name.upper()}"))
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            names |= {f"SEXTANT_{name}__{key}".upper() for key in field.annotation.model_fields}
+    return names
+
+
+def _refuse_unknown_names() -> None:
+    """pydantic ignores environment variables it does not know; a typo must not trade with the default."""
+    known = _known_names()
+    candidates = [(name, "the environment") for name in os.environ if name.startswith("SEXTANT_")]
+    if ENV_FILE.exists():
+        lines = ENV_FILE.read_text(encoding="utf-8").splitlines()
+        keys = (line.removeprefix("export ").partition("=")[0].strip() for line in lines if "=" in line)
+        candidates += [(key, "config/.env") for key in keys if not key.startswith("#")]
+    for name, where in candidates:
+        if name.upper() not in known and not name.upper().startswith("SEXTANT_SCHEDULE__"):
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(sorted(known))
+            raise SettingsError(f"unknown setting {name} in {where}; {hint}")
+
+
+def _explain(error: ValidationError) -> str:
+    return "\n".join(_explain_one(detail) for detail in error.errors(include_url=False))
+
+
+def _explain_one(detail: Any) -> str:
+    path = [str(part) for part in detail["loc"]]
+    key = ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        allowed = _allowed_keys(path[:-1])
+        return f"unknown setting {key}; allowed here: {', '.join(allowed)}"
+    return f"bad value for {key}: {detail['msg']} (got {detail['input']!r})"
+
+
+def _allowed_keys(path: list[str]) -> list[str]:
+    model: Any = Settings
+    for part in path:
+        model = model.model_fields[part].annotation if part in model.model_fields else ScheduledJob
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            model = ScheduledJob
+    return sorted(model.model_fields)

@@ -1,0 +1,1 @@
+"""The simulation kernel: the only place where a fill is computed, for training, backtest and paper alike."""

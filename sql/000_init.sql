@@ -1,0 +1,430 @@
+-- Sextant: the whole system as tables, in the order in which data flows through them.
+--
+--   candles -> market_data -> encoder -> embeddings -> meta_controller -> market_state, policy_config
+--           -> policy -> decisions, orders -> sender -> order_events, fills -> (the next tick reads the fills)
+--
+-- Every table names its writer; who may write what is enforced in roles.sql. Two rules hold everywhere:
+--   * a row knows when it was known: as_of = the candle close it speaks about, known_from = the earliest
+--     moment at which anybody could have had it, recorded_at = the writing job's clock (never now() here);
+--   * statistics and candles are double precision, money is NUMERIC(28,8), times are timestamptz in UTC.
+--
+-- Applied by the owner role `sextant`. Applying it twice changes nothing.
+
+CREATE EXTENSION IF NOT EXISTS vector;
+
+-- One row: the identity under which this installation derives its order ids (uuid5), so that two
+-- installations on one venue account can never produce the same id.
+CREATE TABLE IF NOT EXISTS installation (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    id       uuid NOT NULL DEFAULT gen_random_uuid()
+);
+INSERT INTO installation DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- ─────────────────────────────────────────────────────────────────────────────────────────────── candles ──
+
+-- What can be traded, and what its venue demands of an order. Written by candles; read by all.
+CREATE TABLE IF NOT EXISTS instruments (
+    id               integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    venue            text NOT NULL CHECK (venue ~ '^[a-z0-9_]+$'),
+    symbol           text NOT NULL CHECK (symbol ~ '^[A-Z0-9-]+/[A-Z0-9]+$'),
+    base_timeframe_s integer NOT NULL CHECK (base_timeframe_s > 0),      -- the finest timeframe stored
+    tick_size        numeric(28,8) NOT NULL CHECK (tick_size > 0),
+    lot_size         numeric(28,8) NOT NULL CHECK (lot_size > 0),
+    min_notional     numeric(28,8) NOT NULL CHECK (min_notional >= 0),   -- in the quote currency
+    provenance       text NOT NULL CHECK (provenance IN ('real', 'simulated')),
+    recorded_at      timestamptz NOT NULL,
+    UNIQUE (venue, symbol)
+);
+
+-- One closed candle of one instrument and timeframe. as_of is its close; open time = as_of - timeframe_s.
+-- Written by candles (the finest timeframe as the venue gave it; coarser ones derived from it, source
+-- 'derived:<seconds>'); read by encoder, meta_controller, policy, sender.
+CREATE TABLE IF NOT EXISTS market_data (
+    instrument_id integer NOT NULL REFERENCES instruments,
+    timeframe_s   integer NOT NULL CHECK (timeframe_s > 0),
+    as_of         timestamptz NOT NULL,
+    open          double precision NOT NULL,
+    high          double precision NOT NULL,
+    low           double precision NOT NULL,
+    close         double precision NOT NULL,
+    volume        double precision NOT NULL,
+    trades        integer CHECK (trades >= 0),
+    source        text NOT NULL,
+    recorded_at   timestamptz NOT NULL,
+    PRIMARY KEY (instrument_id, timeframe_s, as_of),
+    CONSTRAINT prices_are_positive CHECK (low > 0 AND high < 'infinity'),   -- NaN sorts above infinity: refused too
+    CONSTRAINT high_and_low_bound_the_candle CHECK (low <= LEAST(open, close) AND high >= GREATEST(open, close)),
+    CONSTRAINT volume_is_a_number CHECK (volume >= 0 AND volume < 'infinity'),
+    CONSTRAINT close_is_on_the_grid CHECK (extract(epoch FROM as_of)::bigint % timeframe_s = 0
+                                           AND date_trunc('second', as_of, 'UTC') = as_of),
+    CONSTRAINT recorded_after_it_closed CHECK (recorded_at >= as_of)
+);
+
+-- ──────────────────────────────────────────────────────────────────────────────────── models and encoder ──
+
+-- A trained model: ONNX bytes and all that is needed to refuse it. Written by the layer whose kind it is.
+CREATE TABLE IF NOT EXISTS models (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind            text NOT NULL CHECK (kind IN ('encoder', 'policy')),
+    onnx            bytea NOT NULL CHECK (octet_length(onnx) <= 20 * 1024 * 1024),
+    sha256          text NOT NULL CHECK (sha256 = encode(sha256(onnx), 'hex')),
+    schema          jsonb NOT NULL,              -- what goes in and what comes out, by name
+    schema_hash     text NOT NULL,               -- sha256 of the canonical schema
+    trained_from    timestamptz NOT NULL,
+    trained_to      timestamptz NOT NULL,
+    label_horizon_s integer NOT NULL CHECK (label_horizon_s >= 0),
+    known_from      timestamptz NOT NULL,        -- before this moment using it would be looking ahead
+    provenance      text NOT NULL CHECK (provenance IN ('real', 'simulated')),
+    encoder_id      bigint REFERENCES models,    -- policy only: the encoder whose embeddings it learnt from
+    metrics         jsonb NOT NULL,
+    status          text NOT NULL CHECK (status IN ('candidate', 'active', 'retired')),
+    recorded_at     timestamptz NOT NULL,
+    UNIQUE (kind, sha256, trained_from, trained_to),
+    CONSTRAINT known_after_training CHECK (trained_from < trained_to
+        AND known_from >= trained_to + make_interval(secs => label_horizon_s)),
+    CONSTRAINT a_policy_names_its_encoder CHECK ((kind = 'policy') = (encoder_id IS NOT NULL))
+);
+CREATE UNIQUE INDEX IF NOT EXISTS one_active_model_a_kind ON models (kind) WHERE status = 'active';
+
+-- What one model saw in the window of candles that ends at as_of, and how unusual that window was:
+-- ood is the percentile (0..1) of its distance to the training sample. Written by encoder; read by
+-- meta_controller and policy.
+CREATE TABLE IF NOT EXISTS embeddings (
+    model_id      bigint NOT NULL REFERENCES models,
+    instrument_id integer NOT NULL,
+    timeframe_s   integer NOT NULL,
+    as_of         timestamptz NOT NULL,
+    embedding     vector(64) NOT NULL,
+    ood           double precision NOT NULL CHECK (ood BETWEEN 0 AND 1),
+    known_from    timestamptz NOT NULL,
+    recorded_at   timestamptz NOT NULL,
+    PRIMARY KEY (model_id, instrument_id, timeframe_s, as_of),
+    FOREIGN KEY (instrument_id, timeframe_s, as_of) REFERENCES market_data,
+    CHECK (known_from >= as_of)
+);
+
+CREATE OR REPLACE VIEW current_embeddings AS
+SELECT DISTINCT ON (e.instrument_id, e.timeframe_s) e.*
+FROM embeddings e JOIN models m ON m.id = e.model_id AND m.status = 'active'
+ORDER BY e.instrument_id, e.timeframe_s, e.as_of DESC;
+
+-- ───────────────────────────────────────────────────────────────────────────────────────── meta_controller ──
+
+-- One call of the regime for one horizon, market-wide: probabilities of trend and volatility, and the one
+-- word that follows from them. Written by meta_controller; read by policy. A track is a line of steering.
+CREATE TABLE IF NOT EXISTS market_state (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    track       text NOT NULL CHECK (track IN ('live', 'rules', 'llm', 'static')),
+    as_of       timestamptz NOT NULL,
+    horizon_s   integer NOT NULL CHECK (horizon_s > 0),
+    p_down      double precision NOT NULL CHECK (p_down BETWEEN 0 AND 1),
+    p_flat      double precision NOT NULL CHECK (p_flat BETWEEN 0 AND 1),
+    p_up        double precision NOT NULL CHECK (p_up BETWEEN 0 AND 1),
+    p_vol_low   double precision NOT NULL CHECK (p_vol_low BETWEEN 0 AND 1),
+    p_vol_mid   double precision NOT NULL CHECK (p_vol_mid BETWEEN 0 AND 1),
+    p_vol_high  double precision NOT NULL CHECK (p_vol_high BETWEEN 0 AND 1),
+    conviction  double precision NOT NULL CHECK (conviction BETWEEN -1 AND 1),
+    regime      text NOT NULL CHECK (regime IN ('bull', 'bear', 'sideways', 'volatile')),
+    source      text NOT NULL,
+    reasons     text NOT NULL,
+    valid_until timestamptz NOT NULL,
+    known_from  timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    UNIQUE (track, as_of, horizon_s),
+    CONSTRAINT trend_probabilities_sum_to_one CHECK (abs(p_down + p_flat + p_up - 1) < 1e-9),
+    CONSTRAINT volatility_probabilities_sum_to_one CHECK (abs(p_vol_low + p_vol_mid + p_vol_high - 1) < 1e-9),
+    CHECK (valid_until > as_of AND known_from >= as_of)
+);
+
+CREATE OR REPLACE VIEW current_market_state AS
+SELECT DISTINCT ON (track, horizon_s) * FROM market_state ORDER BY track, horizon_s, as_of DESC;
+
+-- One version of the steering. The bounds here are the same as in meta_controller/bounds.py (tested equal),
+-- so that no writer, LLM or hand, can exceed them. Written by meta_controller; read by policy.
+CREATE TABLE IF NOT EXISTS policy_config (
+    id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    track             text NOT NULL CHECK (track IN ('live', 'rules', 'llm', 'static')),
+    as_of             timestamptz NOT NULL,
+    source            text NOT NULL,
+    risk_aversion     double precision NOT NULL CHECK (risk_aversion BETWEEN 0.5 AND 10),
+    turnover_penalty  double precision NOT NULL CHECK (turnover_penalty BETWEEN 0 AND 10),
+    drawdown_penalty  double precision NOT NULL CHECK (drawdown_penalty BETWEEN 0 AND 10),
+    target_volatility double precision NOT NULL CHECK (target_volatility BETWEEN 0.05 AND 1.0),   -- a year
+    max_exposure      double precision NOT NULL CHECK (max_exposure BETWEEN 0 AND 1.0),           -- of equity
+    max_position      double precision NOT NULL CHECK (max_position BETWEEN 0 AND 0.5),           -- of equity
+    daily_loss_limit  double precision NOT NULL CHECK (daily_loss_limit BETWEEN 0.005 AND 0.2),   -- of equity
+    max_drawdown      double precision NOT NULL CHECK (max_drawdown BETWEEN 0.02 AND 0.5),        -- from the peak
+    pause             boolean NOT NULL,                                                           -- no entries
+    strategy_weights  jsonb NOT NULL CHECK (jsonb_typeof(strategy_weights) = 'object'),
+    reasons           text NOT NULL,
+    valid_until       timestamptz NOT NULL,
+    known_from        timestamptz NOT NULL,
+    recorded_at       timestamptz NOT NULL,
+    UNIQUE (track, as_of),
+    CHECK (valid_until > as_of AND known_from >= as_of)
+);
+
+CREATE OR REPLACE VIEW current_policy_config AS
+SELECT DISTINCT ON (track) * FROM policy_config ORDER BY track, as_of DESC;
+
+-- ─────────────────────────────────────────────────────────────────────────── the operator: wallets, limits ──
+
+-- A purse with a purpose. mode is immutable: going live makes a new wallet. Written by cli; read by all.
+CREATE TABLE IF NOT EXISTS wallets (
+    id            integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name          text NOT NULL UNIQUE CHECK (name ~ '^[a-z0-9_-]+$'),
+    venue         text NOT NULL,                    -- whose candles and instruments it trades
+    mode          text NOT NULL CHECK (mode IN ('paper', 'live')),
+    quote         text NOT NULL,
+    track         text NOT NULL CHECK (track IN ('live', 'rules', 'llm', 'static')),
+    taker_fee_bps numeric(10,4) NOT NULL CHECK (taker_fee_bps >= 0),
+    slippage_bps  numeric(10,4) NOT NULL CHECK (slippage_bps >= 0),   -- paper: half the spread and impact, a side
+    recorded_at   timestamptz NOT NULL
+);
+
+CREATE OR REPLACE FUNCTION refuse_wallet_mode_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'wallet % is %: its mode never changes; make a new wallet instead', OLD.name, OLD.mode;
+END $$;
+CREATE OR REPLACE TRIGGER wallet_mode_is_immutable BEFORE UPDATE OF mode ON wallets
+    FOR EACH ROW WHEN (OLD.mode IS DISTINCT FROM NEW.mode) EXECUTE FUNCTION refuse_wallet_mode_change();
+
+-- The operator's hard limits, which approve() holds every order against. Written by cli only.
+CREATE TABLE IF NOT EXISTS limits (
+    wallet_id          integer PRIMARY KEY REFERENCES wallets,
+    symbols            text[] NOT NULL CHECK (cardinality(symbols) > 0),   -- the allow-list; also the portfolio
+    max_order_notional numeric(28,8) NOT NULL CHECK (max_order_notional > 0),
+    max_orders_a_day   integer NOT NULL CHECK (max_orders_a_day > 0),
+    recorded_at        timestamptz NOT NULL
+);
+
+-- Money that came or went other than by trading. Written by cli.
+CREATE TABLE IF NOT EXISTS cash_flows (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    wallet_id   integer NOT NULL REFERENCES wallets,
+    asset       text NOT NULL,
+    amount      numeric(28,8) NOT NULL CHECK (amount <> 0),   -- into the wallet positive, out negative
+    reference   text NOT NULL,
+    at          timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    UNIQUE (wallet_id, reference)
+);
+
+-- Something an operator asks for. Written by cli (later also api); read by policy and approve(). A wallet
+-- trades after its newest pause/resume command is a resume; a wallet that was never resumed does not trade.
+CREATE TABLE IF NOT EXISTS commands (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    wallet_id       integer NOT NULL REFERENCES wallets,
+    command         text NOT NULL CHECK (command IN ('pause', 'resume')),
+    reason          text NOT NULL CHECK (reason <> ''),
+    issuer          text NOT NULL CHECK (issuer <> ''),
+    idempotency_key text NOT NULL UNIQUE,
+    issued_at       timestamptz NOT NULL,
+    expires_at      timestamptz NOT NULL,             -- a command not yet seen by then is void
+    CHECK (expires_at > issued_at)
+);
+
+-- ──────────────────────────────────────────────────────────────────────────────────────────────── policy ──
+
+-- For one wallet, instrument and candle: what was wanted, what was allowed, what clamped it, and the exact
+-- rows it was made from. Written by policy; read by the sender's approve(), status, replay.
+CREATE TABLE IF NOT EXISTS decisions (
+    id                     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    wallet_id              integer NOT NULL REFERENCES wallets,
+    instrument_id          integer NOT NULL REFERENCES instruments,
+    as_of                  timestamptz NOT NULL,
+    source                 text NOT NULL,               -- 'policy', or the fallback that spoke in its place
+    wanted_weight          double precision NOT NULL CHECK (wanted_weight BETWEEN 0 AND 1),
+    allowed_weight         double precision NOT NULL CHECK (allowed_weight BETWEEN 0 AND 1),
+    clamps                 jsonb NOT NULL,               -- [{rule, from, to, because}] in the order applied
+    reason                 text NOT NULL,                -- why an order follows, or the one reason why none does
+    price                  double precision NOT NULL CHECK (price > 0),
+    quantity_held          numeric(28,8) NOT NULL CHECK (quantity_held >= 0),
+    cash                   numeric(28,8) NOT NULL,
+    equity                 double precision NOT NULL,
+    model_id               bigint REFERENCES models,
+    encoder_id             bigint REFERENCES models,
+    market_state_id        bigint REFERENCES market_state,         -- the 24h call
+    market_state_short_id  bigint REFERENCES market_state,         -- the 4h call
+    policy_config_id       bigint REFERENCES policy_config,
+    observation_hash       text,                                   -- sha256 of the float32 vector the model saw
+    recorded_at            timestamptz NOT NULL,
+    UNIQUE (wallet_id, instrument_id, as_of, source),
+    UNIQUE (id, wallet_id, instrument_id),
+    CONSTRAINT risk_only_shrinks CHECK (allowed_weight <= wanted_weight)
+);
+
+CREATE INDEX IF NOT EXISTS decisions_of_a_wallet ON decisions (wallet_id, as_of);
+
+-- An intent, written down before it is sent. id = uuid5(installation, decision); one decision, one order at
+-- most. Written by policy; state follows order_events when the trader settles.
+CREATE TABLE IF NOT EXISTS orders (
+    id              uuid PRIMARY KEY,
+    decision_id     bigint NOT NULL UNIQUE,
+    wallet_id       integer NOT NULL,
+    mode            text NOT NULL CHECK (mode IN ('paper', 'live')),
+    instrument_id   integer NOT NULL,
+    side            text NOT NULL CHECK (side IN ('buy', 'sell')),
+    type            text NOT NULL CHECK (type IN ('market')),
+    quantity        numeric(28,8) NOT NULL CHECK (quantity > 0),
+    reference_price double precision NOT NULL CHECK (reference_price > 0),   -- the close it was sized at
+    limit_price     numeric(28,8) CHECK (limit_price > 0),
+    stop_price      numeric(28,8) CHECK (stop_price > 0),
+    state           text NOT NULL DEFAULT 'intended'
+                    CHECK (state IN ('intended', 'accepted', 'rejected', 'filled', 'canceled', 'expired', 'unknown')),
+    not_before      timestamptz NOT NULL,   -- decision + delay: no fill may be older than this
+    deadline        timestamptz NOT NULL,   -- a fill candle must open before this, or the order expires
+    recorded_at     timestamptz NOT NULL,
+    FOREIGN KEY (decision_id, wallet_id, instrument_id) REFERENCES decisions (id, wallet_id, instrument_id),
+    CHECK (deadline > not_before)
+);
+CREATE INDEX IF NOT EXISTS open_orders ON orders (wallet_id, instrument_id)
+    WHERE state IN ('intended', 'accepted', 'unknown');
+
+-- ──────────────────────────────────────────────────────────────────────────────────────────────── sender ──
+
+-- What the venue said about an order, append-only. Written by sender; read by policy.
+CREATE TABLE IF NOT EXISTS order_events (
+    id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    order_id       uuid NOT NULL REFERENCES orders,
+    event          text NOT NULL CHECK (event IN ('accepted', 'rejected', 'filled', 'canceled', 'expired', 'unknown')),
+    detail         text NOT NULL,
+    venue_order_id text,
+    at             timestamptz NOT NULL,
+    recorded_at    timestamptz NOT NULL,
+    UNIQUE (order_id, event)
+);
+
+-- Only legal transitions: intended -> accepted | rejected | unknown; accepted | unknown -> a final state.
+CREATE OR REPLACE FUNCTION refuse_illegal_order_event() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    last text := coalesce((SELECT event FROM order_events WHERE order_id = NEW.order_id ORDER BY id DESC LIMIT 1),
+                          'intended');
+    allowed text[] := CASE last
+        WHEN 'intended' THEN ARRAY['accepted', 'rejected', 'unknown', 'expired']
+        WHEN 'unknown'  THEN ARRAY['accepted', 'rejected', 'filled', 'canceled', 'expired']
+        WHEN 'accepted' THEN ARRAY['filled', 'canceled', 'expired']
+        ELSE ARRAY[]::text[]
+    END;
+BEGIN
+    IF NOT NEW.event = ANY (allowed) THEN
+        RAISE EXCEPTION 'order % is %: it cannot become %', NEW.order_id, last, NEW.event;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE OR REPLACE TRIGGER order_events_are_legal BEFORE INSERT ON order_events
+    FOR EACH ROW EXECUTE FUNCTION refuse_illegal_order_event();
+
+-- What was exchanged, append-only, keyed as the venue keys it. cost is the quote amount that moved, as the
+-- venue states it. Written by sender; positions and cash are sums over it, never stored twice.
+CREATE TABLE IF NOT EXISTS fills (
+    wallet_id      integer NOT NULL REFERENCES wallets,
+    venue_trade_id text NOT NULL,
+    order_id       uuid NOT NULL REFERENCES orders,
+    side           text NOT NULL CHECK (side IN ('buy', 'sell')),
+    quantity       numeric(28,8) NOT NULL CHECK (quantity > 0),
+    price          numeric(28,8) NOT NULL CHECK (price > 0),
+    cost           numeric(28,8) NOT NULL CHECK (cost > 0),
+    fee            numeric(28,8) NOT NULL CHECK (fee >= 0),
+    fee_asset      text NOT NULL,
+    filled_at      timestamptz NOT NULL,
+    recorded_at    timestamptz NOT NULL,
+    PRIMARY KEY (wallet_id, venue_trade_id),
+    CONSTRAINT cost_is_quantity_times_price CHECK (abs(cost - quantity * price) <= 0.00000001 + 1e-9 * cost)
+);
+CREATE INDEX IF NOT EXISTS fills_of_an_order ON fills (order_id);
+
+CREATE OR REPLACE VIEW positions AS
+SELECT f.wallet_id, o.instrument_id,
+       sum(CASE f.side WHEN 'buy' THEN f.quantity ELSE -f.quantity END) AS quantity
+FROM fills f JOIN orders o ON o.id = f.order_id
+GROUP BY f.wallet_id, o.instrument_id;
+
+CREATE OR REPLACE VIEW cash AS
+SELECT w.id AS wallet_id,
+       coalesce((SELECT sum(amount) FROM cash_flows c WHERE c.wallet_id = w.id AND c.asset = w.quote), 0)
+     + coalesce((SELECT sum(CASE f.side WHEN 'buy' THEN -f.cost ELSE f.cost END - f.fee)
+                 FROM fills f WHERE f.wallet_id = w.id), 0) AS amount
+FROM wallets w;
+
+-- Cash plus positions at the newest close of each instrument's finest timeframe.
+CREATE OR REPLACE VIEW equity AS
+SELECT c.wallet_id, c.amount AS cash, coalesce(p.value, 0) AS position_value,
+       c.amount + coalesce(p.value, 0) AS equity, p.as_of
+FROM cash c LEFT JOIN (
+    SELECT p.wallet_id, sum(p.quantity * m.close::numeric) AS value, min(m.as_of) AS as_of
+    FROM positions p JOIN instruments i ON i.id = p.instrument_id
+    CROSS JOIN LATERAL (SELECT close, as_of FROM market_data d
+                        WHERE d.instrument_id = i.id AND d.timeframe_s = i.base_timeframe_s
+                        ORDER BY as_of DESC LIMIT 1) m
+    GROUP BY p.wallet_id) p USING (wallet_id);
+
+-- May this intent be sent? NULL = yes, else the one reason why not. The policy writes intents but cannot
+-- change this function, the limits or the commands that it reads; the sender sends only what passes here.
+CREATE OR REPLACE FUNCTION approve(intent uuid, at_time timestamptz) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT CASE
+        WHEN w.mode <> o.mode THEN format('order says %s, wallet is %s', o.mode, w.mode)
+        WHEN w.mode <> 'paper' THEN 'only paper wallets can trade in this version'
+        WHEN o.state <> 'intended' THEN format('order is already %s', o.state)
+        WHEN at_time >= o.deadline THEN 'its deadline has passed'
+        WHEN l.wallet_id IS NULL THEN 'the operator set no limits for this wallet'
+        WHEN i.venue <> w.venue THEN format('%s is not on venue %s', i.symbol, w.venue)
+        WHEN NOT i.symbol = ANY (l.symbols) THEN format('%s is not on the allow-list', i.symbol)
+        WHEN o.side = 'buy' AND k.command IS DISTINCT FROM 'resume' THEN 'the wallet is paused: no entries'
+        WHEN o.side = 'buy' AND o.quantity * o.reference_price::numeric > l.max_order_notional
+            THEN format('notional above the limit of %s', l.max_order_notional)
+        WHEN o.side = 'sell' AND o.quantity > coalesce(p.quantity, 0) THEN 'sells more than is held'
+        WHEN o.side = 'buy' AND (SELECT count(*) FROM orders d WHERE d.wallet_id = w.id
+              AND d.recorded_at > at_time - interval '1 day' AND d.recorded_at <= at_time) > l.max_orders_a_day
+            THEN format('more than %s orders within 24 hours', l.max_orders_a_day)
+    END
+    FROM orders o
+    JOIN wallets w ON w.id = o.wallet_id
+    JOIN instruments i ON i.id = o.instrument_id
+    LEFT JOIN limits l ON l.wallet_id = w.id
+    LEFT JOIN positions p ON p.wallet_id = w.id AND p.instrument_id = i.id
+    LEFT JOIN LATERAL (SELECT command FROM commands c WHERE c.wallet_id = w.id AND c.issued_at <= at_time
+                       ORDER BY c.issued_at DESC, c.id DESC LIMIT 1) k ON true
+    WHERE o.id = intent
+$$;
+
+-- ───────────────────────────────────────────────────────────────────────────────────── beside the spine ──
+
+-- One run of one job. Each layer writes its own rows (row policy in roles.sql).
+CREATE TABLE IF NOT EXISTS job_runs (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    layer      text NOT NULL DEFAULT replace(current_user, 'sextant_', ''),
+    job        text NOT NULL,
+    clock_at   timestamptz NOT NULL,       -- what the job took for now; differs from started_at in a replay
+    started_at timestamptz NOT NULL,
+    ended_at   timestamptz,
+    status     text NOT NULL CHECK (status IN ('running', 'done', 'nothing', 'refused', 'failed')),
+    result     jsonb NOT NULL DEFAULT '{}',
+    error      text
+);
+CREATE INDEX IF NOT EXISTS newest_run_of_a_job ON job_runs (job, id DESC);
+
+-- What a person should look at. Written by every layer (row policy); one row a key and day.
+CREATE TABLE IF NOT EXISTS alerts (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    layer       text NOT NULL DEFAULT replace(current_user, 'sextant_', ''),
+    severity    text NOT NULL CHECK (severity IN ('info', 'warning', 'critical')),
+    key         text NOT NULL,
+    message     text NOT NULL,
+    day         date NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    UNIQUE (layer, key, day)
+);
+
+-- One backtest with all that is needed to run it again. Written by policy.
+CREATE TABLE IF NOT EXISTS backtests (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    span_from   timestamptz NOT NULL,
+    span_to     timestamptz NOT NULL,
+    parameters  jsonb NOT NULL,
+    in_sample   boolean NOT NULL,
+    metrics     jsonb NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    CHECK (span_from < span_to)
+);

@@ -1,0 +1,80 @@
+-- Queries of the operator's role: wallets, limits, commands, and what status shows.
+
+-- name: insert_wallet
+-- A new wallet; none comes back when the name is taken.
+INSERT INTO wallets (name, venue, mode, quote, track, taker_fee_bps, slippage_bps, recorded_at)
+VALUES (%(name)s, %(venue)s, 'paper', %(quote)s, %(track)s, %(taker_fee_bps)s, %(slippage_bps)s, %(at)s)
+ON CONFLICT (name) DO NOTHING RETURNING id
+
+-- name: insert_limits
+-- The operator's hard limits of a wallet.
+INSERT INTO limits (wallet_id, symbols, max_order_notional, max_orders_a_day, recorded_at)
+VALUES (%(wallet_id)s, %(symbols)s, %(max_order_notional)s, %(max_orders_a_day)s, %(at)s)
+
+-- name: insert_cash_flow
+-- Money paid in or taken out.
+INSERT INTO cash_flows (wallet_id, asset, amount, reference, at, recorded_at)
+VALUES (%(wallet_id)s, %(asset)s, %(amount)s, %(reference)s, %(at)s, %(at)s)
+
+-- name: insert_command
+-- Something an operator asks for; the same idempotency key twice is one command.
+INSERT INTO commands (wallet_id, command, reason, issuer, idempotency_key, issued_at, expires_at)
+SELECT id, %(command)s, %(reason)s, %(issuer)s, %(idempotency_key)s, %(at)s, %(expires_at)s
+FROM wallets WHERE name = %(wallet)s
+ON CONFLICT (idempotency_key) DO NOTHING
+
+-- name: wallet_overview
+-- Each wallet with its equity, the equity at its last decision before today, and whether it trades.
+SELECT w.id, w.name, w.venue, w.mode, w.track, w.quote, l.symbols, e.cash, e.equity, e.as_of,
+       (SELECT equity FROM decisions d WHERE d.wallet_id = w.id
+        AND d.as_of <= date_trunc('day', coalesce(e.as_of, %(now)s), 'UTC') ORDER BY d.as_of DESC LIMIT 1) AS day_start,
+       (SELECT max(as_of) FROM decisions d WHERE d.wallet_id = w.id) AS last_decision,
+       (SELECT command || ': ' || reason FROM commands c WHERE c.wallet_id = w.id AND c.issued_at <= %(now)s
+        ORDER BY c.issued_at DESC, c.id DESC LIMIT 1) AS last_command
+FROM wallets w JOIN limits l ON l.wallet_id = w.id JOIN equity e ON e.wallet_id = w.id ORDER BY w.id
+
+-- name: wallet_positions
+-- What each wallet holds, at the newest close.
+SELECT p.wallet_id, i.symbol, p.quantity, m.close, m.as_of
+FROM positions p JOIN instruments i ON i.id = p.instrument_id
+CROSS JOIN LATERAL (SELECT close, as_of FROM market_data d WHERE d.instrument_id = i.id
+                    AND d.timeframe_s = i.base_timeframe_s ORDER BY as_of DESC LIMIT 1) m
+WHERE p.quantity <> 0 ORDER BY p.wallet_id, i.symbol
+
+-- name: last_runs
+-- The newest run of each job.
+SELECT DISTINCT ON (job) job, clock_at, started_at, ended_at, status, error FROM job_runs ORDER BY job, id DESC
+
+-- name: data_age
+-- The newest candle of each series of a venue.
+SELECT i.venue, i.symbol, i.provenance, i.base_timeframe_s AS timeframe_s, max(m.as_of) AS newest
+FROM instruments i LEFT JOIN market_data m ON m.instrument_id = i.id AND m.timeframe_s = i.base_timeframe_s
+GROUP BY i.id ORDER BY i.venue, i.symbol
+
+-- name: last_decisions
+-- The newest decision of each instrument of each wallet, with what clamped it.
+SELECT DISTINCT ON (d.wallet_id, d.instrument_id) d.wallet_id, i.symbol, d.as_of, d.wanted_weight, d.allowed_weight,
+       d.reason, d.clamps
+FROM decisions d JOIN instruments i ON i.id = d.instrument_id
+ORDER BY d.wallet_id, d.instrument_id, d.as_of DESC
+
+-- name: recent_alerts
+-- What a person should look at, newest first.
+SELECT severity, layer, message, recorded_at FROM alerts WHERE recorded_at > %(since)s ORDER BY id DESC LIMIT 5
+
+-- name: active_models
+-- The models in use.
+SELECT id, kind, provenance, trained_to, known_from FROM models WHERE status = 'active' ORDER BY kind
+
+-- name: last_demo_tick
+-- The clock of the last trader run that came to its end: where a broken-off replay goes on.
+SELECT max(clock_at) AS at FROM job_runs WHERE job = 'run_trader' AND status IN ('done', 'nothing')
+AND clock_at BETWEEN %(first)s AND %(last)s
+
+-- name: spine_counts
+-- How many rows the whole loop left in each table of the spine.
+SELECT (SELECT count(*) FROM market_data) AS market_data, (SELECT count(*) FROM embeddings) AS embeddings,
+       (SELECT count(*) FROM market_state) AS market_state, (SELECT count(*) FROM policy_config) AS policy_config,
+       (SELECT count(*) FROM decisions) AS decisions, (SELECT count(*) FROM orders) AS orders,
+       (SELECT count(*) FROM order_events) AS order_events, (SELECT count(*) FROM fills) AS fills,
+       (SELECT count(*) FROM models) AS models, (SELECT count(*) FROM commands) AS commands

@@ -1,0 +1,98 @@
+-- Queries of the policy layer: the trader, training and backtest. The sender's are in sender.sql.
+
+-- name: market_states
+-- The regime calls of a track in a span, oldest first.
+SELECT track, as_of, horizon_s, p_down, p_flat, p_up, p_vol_low, p_vol_mid, p_vol_high, conviction, regime, source,
+       reasons, valid_until, known_from, id
+FROM market_state WHERE track = %(track)s AND as_of >= %(first)s AND as_of <= %(last)s
+ORDER BY as_of, horizon_s
+
+-- name: policy_configs
+-- The steering of a track in a span, oldest first.
+SELECT track, as_of, source, risk_aversion, turnover_penalty, drawdown_penalty, target_volatility, max_exposure,
+       max_position, daily_loss_limit, max_drawdown, pause, strategy_weights, reasons, valid_until, known_from, id
+FROM policy_config WHERE track = %(track)s AND as_of >= %(first)s AND as_of <= %(last)s
+ORDER BY as_of
+
+-- name: wallets
+-- Every wallet with its allow-list, which is its portfolio, whether its newest command is a resume, and when it
+-- was last resumed.
+SELECT w.id, w.name, w.venue, w.mode, w.quote, w.track, w.taker_fee_bps, w.slippage_bps, l.symbols, l.max_order_notional,
+       coalesce(newest.command = 'resume', false) AS trading,
+       (SELECT max(issued_at) FROM commands c
+        WHERE c.wallet_id = w.id AND c.command = 'resume' AND c.issued_at <= %(now)s) AS resumed_at
+FROM wallets w JOIN limits l ON l.wallet_id = w.id
+LEFT JOIN LATERAL (SELECT command FROM commands c WHERE c.wallet_id = w.id AND c.issued_at <= %(now)s
+                   ORDER BY c.issued_at DESC, c.id DESC LIMIT 1) newest ON true
+WHERE w.recorded_at <= %(now)s
+ORDER BY w.id
+
+-- name: wallet_capital
+-- What was paid into a wallet, less what was taken out.
+SELECT coalesce(sum(amount), 0) AS capital FROM cash_flows WHERE wallet_id = %(wallet_id)s
+
+-- name: newest_candle
+-- The last close of the decision clock that all instruments of a portfolio have.
+SELECT min(last) AS last FROM (
+    SELECT max(as_of) AS last FROM market_data
+    WHERE instrument_id = ANY (%(instrument_ids)s) AND timeframe_s = %(timeframe_s)s AND as_of <= %(now)s
+    GROUP BY instrument_id) newest
+
+-- name: settle_orders
+-- Brings the state of open orders to what the venue said last.
+UPDATE orders o SET state = e.event
+FROM (SELECT DISTINCT ON (order_id) order_id, event FROM order_events
+      WHERE order_id IN (SELECT id FROM orders WHERE wallet_id = %(wallet_id)s
+                         AND state IN ('intended', 'accepted', 'unknown'))
+      ORDER BY order_id, id DESC) e
+WHERE o.id = e.order_id AND o.state <> e.event
+
+-- name: decided
+-- Has this wallet been decided for this candle?
+SELECT 1 AS yes FROM decisions WHERE wallet_id = %(wallet_id)s AND as_of = %(as_of)s LIMIT 1
+
+-- name: wallet_book
+-- Cash, capital paid in, and what earlier decisions say about the day's start and the peak.
+SELECT c.amount AS cash,
+       coalesce((SELECT sum(amount) FROM cash_flows f WHERE f.wallet_id = %(wallet_id)s AND f.at <= %(as_of)s), 0)
+           AS capital,
+       (SELECT equity FROM decisions d WHERE d.wallet_id = %(wallet_id)s AND d.as_of <= %(midnight)s
+        ORDER BY d.as_of DESC LIMIT 1) AS day_start_equity,
+       (SELECT max(equity) FROM decisions d WHERE d.wallet_id = %(wallet_id)s AND d.as_of >= %(since)s) AS peak_equity
+FROM cash c WHERE c.wallet_id = %(wallet_id)s
+
+-- name: positions
+-- What a wallet holds, by instrument.
+SELECT instrument_id, quantity FROM positions WHERE wallet_id = %(wallet_id)s
+
+-- name: orders_in_flight
+-- Instruments with an order whose end is not known yet.
+SELECT DISTINCT instrument_id FROM orders
+WHERE wallet_id = %(wallet_id)s AND state IN ('intended', 'accepted', 'unknown')
+
+-- name: installation
+-- The identity under which order ids are derived.
+SELECT id FROM installation
+
+-- name: insert_decision
+-- One decision; none comes back when this candle was decided already.
+INSERT INTO decisions (wallet_id, instrument_id, as_of, source, wanted_weight, allowed_weight, clamps, reason, price,
+                       quantity_held, cash, equity, model_id, encoder_id, market_state_id, market_state_short_id,
+                       policy_config_id, observation_hash, recorded_at)
+VALUES (%(wallet_id)s, %(instrument_id)s, %(as_of)s, %(source)s, %(wanted_weight)s, %(allowed_weight)s, %(clamps)s,
+        %(reason)s, %(price)s, %(quantity_held)s, %(cash)s, %(equity)s, %(model_id)s, %(encoder_id)s,
+        %(market_state_id)s, %(market_state_short_id)s, %(policy_config_id)s, %(observation_hash)s, %(recorded_at)s)
+RETURNING id
+
+-- name: insert_order
+-- An intent, committed together with its decision.
+INSERT INTO orders (id, decision_id, wallet_id, mode, instrument_id, side, type, quantity, reference_price, not_before,
+                    deadline, recorded_at)
+VALUES (%(id)s, %(decision_id)s, %(wallet_id)s, %(mode)s, %(instrument_id)s, %(side)s, 'market', %(quantity)s,
+        %(reference_price)s, %(not_before)s, %(deadline)s, %(recorded_at)s)
+
+-- name: insert_backtest
+-- One backtest with all that is needed to run it again.
+INSERT INTO backtests (span_from, span_to, parameters, in_sample, metrics, recorded_at)
+VALUES (%(span_from)s, %(span_to)s, %(parameters)s, %(in_sample)s, %(metrics)s, %(recorded_at)s)
+RETURNING id

@@ -1,0 +1,66 @@
+-- Queries that every layer uses.
+
+-- name: read_candles
+-- One series as seven byte strings of big-endian numbers: numpy reads them without a Python object a row.
+SELECT string_agg(int8send(extract(epoch FROM as_of)::bigint), '' ORDER BY as_of) AS as_of,
+       string_agg(float8send(open), '' ORDER BY as_of) AS open,
+       string_agg(float8send(high), '' ORDER BY as_of) AS high,
+       string_agg(float8send(low), '' ORDER BY as_of) AS low,
+       string_agg(float8send(close), '' ORDER BY as_of) AS close,
+       string_agg(float8send(volume), '' ORDER BY as_of) AS volume,
+       string_agg(int4send(coalesce(trades, -1)), '' ORDER BY as_of) AS trades
+FROM market_data
+WHERE instrument_id = %(instrument_id)s AND timeframe_s = %(timeframe_s)s
+  AND as_of > %(after)s AND as_of <= %(until)s
+
+-- name: find_instruments
+-- The instruments of a venue by symbol.
+SELECT id, venue, symbol, base_timeframe_s, tick_size, lot_size, min_notional, provenance
+FROM instruments WHERE venue = %(venue)s AND symbol = ANY (%(symbols)s)
+
+-- name: raise_alert
+-- One row a layer, key and day.
+INSERT INTO alerts (severity, key, message, day, recorded_at)
+VALUES (%(severity)s, %(key)s, %(message)s, %(day)s, %(recorded_at)s)
+ON CONFLICT (layer, key, day) DO NOTHING
+
+-- name: start_job_run
+-- Takes the job's lock and writes its row; no row comes back when another instance holds the lock. Holding
+-- it proves that an older run still marked running is dead.
+WITH mine AS MATERIALIZED (SELECT pg_try_advisory_lock(1397184339, (%(lock)s::bigint - 2147483648)::int) AS taken),
+dead AS (
+    UPDATE job_runs SET status = 'failed', ended_at = %(started_at)s, error = 'did not finish: killed or crashed'
+    WHERE job = %(job)s AND status = 'running' AND (SELECT taken FROM mine)
+)
+INSERT INTO job_runs (job, clock_at, started_at, status)
+SELECT %(job)s, %(clock_at)s, %(started_at)s, 'running' FROM mine WHERE taken
+RETURNING id
+
+-- name: end_job_run
+-- Writes how the run ended and gives the lock back.
+WITH ended AS (
+    UPDATE job_runs SET status = %(status)s, result = %(result)s, ended_at = %(ended_at)s, error = %(error)s
+    WHERE id = %(id)s
+)
+SELECT pg_advisory_unlock(1397184339, (%(lock)s::bigint - 2147483648)::int)
+
+-- name: active_model
+-- The active model of a kind, with its bytes.
+SELECT * FROM models WHERE kind = %(kind)s AND status = 'active'
+
+-- name: model_by_id
+-- One model, with its bytes.
+SELECT * FROM models WHERE id = %(id)s
+
+-- name: retire_active_models
+-- Makes room for a new active model of this kind.
+UPDATE models SET status = 'retired' WHERE kind = %(kind)s AND status = 'active' AND sha256 <> %(sha256)s
+
+-- name: insert_model
+-- A trained model; the same bytes trained on the same span are the same model, active again.
+INSERT INTO models (kind, onnx, sha256, schema, schema_hash, trained_from, trained_to, label_horizon_s, known_from,
+                    provenance, encoder_id, metrics, status, recorded_at)
+VALUES (%(kind)s, %(onnx)s, %(sha256)s, %(schema)s, %(schema_hash)s, %(trained_from)s, %(trained_to)s,
+        %(label_horizon_s)s, %(known_from)s, %(provenance)s, %(encoder_id)s, %(metrics)s, 'active', %(recorded_at)s)
+ON CONFLICT (kind, sha256, trained_from, trained_to) DO UPDATE SET status = 'active'
+RETURNING id

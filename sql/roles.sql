@@ -1,0 +1,73 @@
+-- One login role a layer; each may write its own tables only, and read what its job needs. Run by the owner
+-- after 000_init.sql; running it twice changes nothing. Passwords are set by shared/schema.py, never here.
+-- No role is a member of another, so SET ROLE and RESET ROLE gain nothing.
+
+DO $$
+DECLARE
+    layer text;
+BEGIN
+    FOREACH layer IN ARRAY ARRAY['candles', 'encoder', 'meta_controller', 'policy', 'sender', 'cli'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'sextant_' || layer) THEN
+            EXECUTE format('CREATE ROLE %I LOGIN NOINHERIT', 'sextant_' || layer);
+        END IF;
+    END LOOP;
+    EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO sextant_candles, sextant_encoder, sextant_meta_controller,
+                    sextant_policy, sextant_sender, sextant_cli', current_database());
+END $$;
+
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+GRANT USAGE ON SCHEMA public TO sextant_candles, sextant_encoder, sextant_meta_controller,
+                                sextant_policy, sextant_sender, sextant_cli;
+REVOKE ALL ON FUNCTION approve(uuid, timestamptz) FROM PUBLIC;
+
+-- Reading: everybody reads what flows towards it. Model bytes and the operator's tables are no secret here.
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO sextant_cli, sextant_policy, sextant_meta_controller, sextant_encoder,
+                                               sextant_candles;
+GRANT SELECT ON installation, instruments, market_data, wallets, limits, cash_flows, commands, decisions, orders,
+                order_events, fills, positions, cash, equity, job_runs, alerts TO sextant_sender;
+
+-- Writing: own tables only. Facts are append-only: no role may update or delete what it has recorded, except
+-- where a column list says so.
+GRANT INSERT ON instruments, market_data TO sextant_candles;
+GRANT UPDATE (base_timeframe_s, tick_size, lot_size, min_notional) ON instruments TO sextant_candles;
+GRANT UPDATE (open, high, low, close, volume, trades, source, recorded_at) ON market_data TO sextant_candles;
+GRANT INSERT ON embeddings TO sextant_encoder;
+GRANT INSERT ON market_state, policy_config TO sextant_meta_controller;
+GRANT INSERT ON decisions, orders, backtests TO sextant_policy;
+GRANT UPDATE (state) ON orders TO sextant_policy;
+GRANT INSERT ON order_events, fills TO sextant_sender;
+GRANT EXECUTE ON FUNCTION approve(uuid, timestamptz) TO sextant_sender;
+GRANT INSERT ON wallets, limits, cash_flows, commands TO sextant_cli;
+GRANT UPDATE (symbols, max_order_notional, max_orders_a_day, recorded_at) ON limits TO sextant_cli;
+
+-- Shared tables, split by row: a layer writes its own rows and no others.
+GRANT INSERT ON models TO sextant_encoder, sextant_policy;
+GRANT UPDATE (status) ON models TO sextant_encoder, sextant_policy;
+GRANT INSERT ON job_runs, alerts TO sextant_candles, sextant_encoder, sextant_meta_controller, sextant_policy,
+                                    sextant_sender, sextant_cli;
+GRANT UPDATE (ended_at, status, result, error) ON job_runs TO sextant_candles, sextant_encoder,
+                                    sextant_meta_controller, sextant_policy, sextant_sender, sextant_cli;
+
+ALTER TABLE models ENABLE ROW LEVEL SECURITY;
+ALTER TABLE job_runs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE alerts ENABLE ROW LEVEL SECURITY;
+
+DROP POLICY IF EXISTS all_read ON models;
+DROP POLICY IF EXISTS own_insert ON models;
+DROP POLICY IF EXISTS own_update ON models;
+CREATE POLICY all_read ON models FOR SELECT USING (true);
+CREATE POLICY own_insert ON models FOR INSERT WITH CHECK ('sextant_' || kind = current_user);
+CREATE POLICY own_update ON models FOR UPDATE USING ('sextant_' || kind = current_user)
+                                              WITH CHECK ('sextant_' || kind = current_user);
+DROP POLICY IF EXISTS all_read ON job_runs;
+DROP POLICY IF EXISTS own_insert ON job_runs;
+DROP POLICY IF EXISTS own_update ON job_runs;
+CREATE POLICY all_read ON job_runs FOR SELECT USING (true);
+CREATE POLICY own_insert ON job_runs FOR INSERT WITH CHECK ('sextant_' || layer = current_user);
+CREATE POLICY own_update ON job_runs FOR UPDATE USING ('sextant_' || layer = current_user);
+
+DROP POLICY IF EXISTS all_read ON alerts;
+DROP POLICY IF EXISTS own_insert ON alerts;
+CREATE POLICY all_read ON alerts FOR SELECT USING (true);
+CREATE POLICY own_insert ON alerts FOR INSERT WITH CHECK ('sextant_' || layer = current_user);

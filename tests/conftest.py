@@ -1,0 +1,84 @@
+"""A real PostgreSQL for every test that asks: one embedded server a session, one fresh database a test.
+
+The schema is applied once, to a template; CREATE DATABASE … TEMPLATE copies it in a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from psycopg import sql
+from shared.embedded_db import stop
+
+from shared.db import Database, connect, owner_url, role_url
+from shared.schema import bring_up
+from shared.settings import Settings, load_settings
+
+TEMPLATE = "sextant_template"
+UNIVERSE = {"venue": "test", "symbols": ["AAA/USDT", "BBB/USDT"], "base_timeframe": "5m", "decision_timeframe": "1h"}
+
+for name in list(os.environ):  # a developer's own database must never be the one under test
+    if name.startswith(("SEXTANT_", "DB_")) or name == "DATABASE_URL":
+        del os.environ[name]
+
+
+def _home(factory: pytest.TempPathFactory, worker: str) -> Path:
+    base = factory.getbasetemp()
+    return (base if worker == "master" else base.parent) / "sextant-home"
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "master")
+    path = _home(tmp_path_factory, worker)
+    path.mkdir(exist_ok=True)
+    bring_up(load_settings(home=path, db_name=TEMPLATE))
+    (path.parent / "sextant-home-in-use").touch()
+    if worker == "master":
+        request.config.stash[HOMES] = path
+    return path
+
+
+HOMES = pytest.StashKey[Path]()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The controller stops the server, after every worker has finished."""
+    if hasattr(session.config, "workerinput"):
+        return
+    factory = getattr(session.config, "_tmp_path_factory", None)
+    path = session.config.stash.get(HOMES, None)
+    if path is None and factory is not None:
+        path = factory.getbasetemp() / "sextant-home"
+    if path is not None and path.exists():
+        stop(path)
+
+
+@pytest.fixture
+def settings(home: Path) -> Iterator[Settings]:
+    """Settings for a fresh database of this test's own."""
+    name = f"test_{uuid.uuid4().hex[:16]}"
+    owner = connect(owner_url(load_settings(home=home, db_name=TEMPLATE)).replace(f"/{TEMPLATE}", "/postgres"))
+    owner.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
+    yield load_settings(home=home, db_name=name, universe=UNIVERSE)
+    owner.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    owner.close()
+
+
+@pytest.fixture
+def database_for(settings: Settings) -> Iterator[Callable[[str], Database]]:
+    """``database_for("policy")`` is logged in as that layer's role; "owner" as the owner."""
+    opened: dict[str, Database] = {}
+
+    def open_as(layer: str) -> Database:
+        if layer not in opened:
+            opened[layer] = Database(owner_url(settings) if layer == "owner" else role_url(settings, layer))
+        return opened[layer]
+
+    yield open_as
+    for database in opened.values():
+        database.close()

@@ -1,0 +1,280 @@
+"""Kraken's REST door, against a local server that speaks its documented shapes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from shared.exchanges import open_exchange
+from shared.exchanges.kraken import BACKOFF_S, MAX_TRIES, MIN_SPACING_S, KrakenExchange
+from shared.exchanges.protocol import ExchangeError
+from tests.shared.fake_kraken import NOW, SERVED, Answer, FakeKraken, Patience, api_error, connect, pair, serving
+
+RATE_LIMIT = api_error("EAPI:Rate limit exceeded")
+FIVE_MINUTES, HOUR = 300, 3_600
+DAY_AGO = NOW - 86_400
+
+
+@pytest.fixture
+def fake() -> FakeKraken:
+    return FakeKraken()
+
+
+@pytest.fixture
+def patience() -> Patience:
+    return Patience()
+
+
+@pytest.fixture
+def kraken(fake: FakeKraken, patience: Patience) -> Iterator[KrakenExchange]:
+    with serving(fake) as uri:
+        yield connect(uri, patience)
+
+
+# --- symbols and rules ---
+
+
+@pytest.mark.parametrize("symbol", ["BTC/USDT", "XBT/USDT", "btc/usdt"])
+def test_every_spelling_of_bitcoin_is_one_symbol(kraken: KrakenExchange, symbol: str) -> None:
+    assert kraken.resolve(symbol) == "BTC/USDT"
+
+
+def test_a_dollar_token_pair_that_is_missing_becomes_the_dollar_pair_under_its_own_symbol(
+    fake: FakeKraken, kraken: KrakenExchange
+) -> None:
+    del fake.pairs["XBTUSDT"]
+    assert kraken.resolve("BTC/USDT") == "BTC/USD"
+    assert kraken.resolve("SOL/USDT") == "SOL/USD"
+
+
+def test_dogecoin_is_found_under_krakens_name(kraken: KrakenExchange) -> None:
+    assert kraken.resolve("DOGE/USDT") == "DOGE/USD"
+
+
+def test_a_pair_without_wsname_is_found_by_its_altname(fake: FakeKraken, kraken: KrakenExchange) -> None:
+    fake.pairs = {"XXBTZUSD": pair(None, altname="XBTUSD", quote="ZUSD"), "ADAUSDT": pair(None, altname="ADAUSDT")}
+    assert kraken.resolve("BTC/USD") == "BTC/USD"
+    assert kraken.resolve("ADA/USDT") == "ADA/USDT"
+
+
+def test_an_unlisted_symbol_is_refused_with_what_was_tried(kraken: KrakenExchange) -> None:
+    with pytest.raises(ExchangeError, match=r"'NOPE/USDT': tried NOPE/USDT, NOPE/USD$"):
+        kraken.resolve("NOPE/USDT")
+    with pytest.raises(ExchangeError, match=r"tried BTC/EUR \(XBT/EUR\)$"):
+        kraken.resolve("BTC/EUR")
+
+
+def test_candles_are_never_served_under_another_symbol_silently(fake: FakeKraken, kraken: KrakenExchange) -> None:
+    del fake.pairs["XBTUSDT"]
+    with pytest.raises(ExchangeError, match="BTC/USDT"):
+        kraken.candles("BTC/USDT", HOUR, DAY_AGO, NOW)
+
+
+def test_pairs_are_asked_once(fake: FakeKraken, kraken: KrakenExchange) -> None:
+    kraken.resolve("BTC/USDT")
+    kraken.rules("SOL/USD")
+    kraken.candles("BTC/USD", HOUR, DAY_AGO, NOW)
+    assert len(fake.calls("AssetPairs")) == 1
+
+
+def test_rules_are_the_pairs_own_decimals(kraken: KrakenExchange) -> None:
+    rules = kraken.rules("DOGE/USD")
+    assert rules.tick_size == Decimal("0.0000001")
+    assert rules.lot_size == Decimal("0.00000001")
+    assert rules.min_notional == Decimal("0.5")
+
+
+def test_rules_fall_back_to_pair_decimals_and_a_default_cost(fake: FakeKraken, kraken: KrakenExchange) -> None:
+    fake.pairs = {"XXBTZUSD": pair("XBT/USD", tick_size=None, costmin=None)}
+    assert kraken.rules("BTC/USD").tick_size == Decimal("0.1")
+    assert kraken.rules("BTC/USD").min_notional == Decimal("0.5")
+
+
+def test_a_strange_pair_spoils_no_other(fake: FakeKraken, kraken: KrakenExchange) -> None:
+    fake.pairs = {"ODD": None, "ODDER": {}, "BADUSD": {"wsname": "BAD/USD", "lot_decimals": "?"}, **fake.pairs}
+    assert kraken.rules("BTC/USD").tick_size == Decimal("0.1")
+    with pytest.raises(ExchangeError, match="BADUSD"):
+        kraken.rules("BAD/USD")
+
+
+# --- candles ---
+
+
+def test_the_unfinished_candle_is_dropped(kraken: KrakenExchange) -> None:
+    candles = kraken.candles("BTC/USDT", FIVE_MINUTES, NOW - HOUR, NOW + HOUR)
+    assert candles.as_of[-1] == NOW // FIVE_MINUTES * FIVE_MINUTES
+    assert len(candles) == 12
+
+
+def test_only_what_closed_within_the_window_is_served(kraken: KrakenExchange) -> None:
+    until = NOW // HOUR * HOUR - 2 * HOUR
+    candles = kraken.candles("BTC/USDT", HOUR, until - 5 * HOUR, until)
+    np.testing.assert_array_equal(candles.as_of, until + HOUR * np.arange(-4, 1))
+
+
+def test_numbers_in_strings_become_numbers(kraken: KrakenExchange) -> None:
+    candles = kraken.candles("BTC/USD", HOUR, DAY_AGO, NOW)
+    assert candles.open.dtype == np.float64
+    assert 29_000 < candles.close[0] < 31_000
+    assert set(candles.volume) == {1.25}
+    assert set(candles.trades) == {7}
+
+
+def test_the_pair_is_asked_by_its_id(fake: FakeKraken, kraken: KrakenExchange) -> None:
+    kraken.candles("BTC/USD", HOUR, DAY_AGO, NOW)
+    assert fake.calls("OHLC")[0]["pair"] == "XXBTZUSD"
+
+
+def test_no_more_than_the_endpoint_serves_is_claimed(fake: FakeKraken, kraken: KrakenExchange) -> None:
+    candles = kraken.candles("BTC/USDT", 60, 0, NOW)
+    assert len(candles) == SERVED - 1
+    assert len(fake.calls("OHLC")) == 1
+
+
+def test_a_live_window_costs_one_call(fake: FakeKraken, kraken: KrakenExchange) -> None:
+    kraken.candles("BTC/USDT", FIVE_MINUTES, NOW - HOUR, NOW)
+    assert len(fake.calls("OHLC")) == 1
+
+
+def test_pages_are_followed_until_one_brings_nothing_new(fake: FakeKraken, kraken: KrakenExchange) -> None:
+    whole = kraken.candles("BTC/USDT", FIVE_MINUTES, DAY_AGO, NOW)
+    fake.answers["OHLC"] = short_pages(fake, 100)
+    paged = kraken.candles("BTC/USDT", FIVE_MINUTES, DAY_AGO, NOW + HOUR)
+    np.testing.assert_array_equal(paged.as_of, whole.as_of)
+    np.testing.assert_array_equal(paged.close, whole.close)
+    assert len(fake.calls("OHLC")) == 1 + 4
+
+
+def short_pages(fake: FakeKraken, size: int) -> Answer:
+    """OHLC that serves ``size`` entries a page, and the entry after them as the one that is not committed."""
+    whole = fake.answers["OHLC"]
+
+    def answer(query: dict[str, str]) -> object:
+        envelope = whole(query)
+        (key,) = envelope["result"].keys() - {"last"}
+        entries = envelope["result"][key][: size + 1]
+        last = entries[-2][0] if len(entries) > 1 else int(query["since"])
+        return {"error": [], "result": {key: entries, "last": last}}
+
+    return answer
+
+
+def test_missing_minutes_stay_missing(fake: FakeKraken, kraken: KrakenExchange) -> None:
+    whole = fake.answers["OHLC"]
+
+    def with_gap(query: dict[str, str]) -> object:
+        envelope = whole(query)
+        del envelope["result"]["XBTUSDT"][3:5]
+        return envelope
+
+    fake.answers["OHLC"] = with_gap
+    candles = kraken.candles("BTC/USDT", 60, NOW - HOUR, NOW)
+    assert len(candles) == 58
+    assert np.diff(candles.as_of).max() == 180
+
+
+@pytest.mark.parametrize("timeframe_s", [30, 61, 120, 7_200, 21_600 * 60])
+def test_a_timeframe_kraken_does_not_serve_is_refused_unasked(
+    fake: FakeKraken, kraken: KrakenExchange, timeframe_s: int
+) -> None:
+    with pytest.raises(ExchangeError, match=str(timeframe_s)):
+        kraken.candles("BTC/USDT", timeframe_s, DAY_AGO, NOW)
+    assert not fake.asked
+
+
+# --- faults ---
+
+
+def test_a_rate_limit_passes_with_patience(fake: FakeKraken, kraken: KrakenExchange, patience: Patience) -> None:
+    fake.fail(RATE_LIMIT)
+    assert kraken.resolve("BTC/USDT") == "BTC/USDT"
+    assert patience.naps == [BACKOFF_S]
+
+
+@pytest.mark.parametrize(
+    "fault", [RATE_LIMIT, api_error("EService:Unavailable"), (500, b"oops"), (502, b""), (429, b"slow down")]
+)
+def test_trouble_that_stays_ends_in_an_error_after_four_tries(
+    fake: FakeKraken, kraken: KrakenExchange, patience: Patience, fault: tuple[int, bytes]
+) -> None:
+    fake.fail(*[fault] * MAX_TRIES)
+    with pytest.raises(ExchangeError, match=r"kraken AssetPairs .* gave up after 4 tries"):
+        kraken.resolve("BTC/USDT")
+    assert len(fake.asked) == MAX_TRIES
+    assert patience.naps == [BACKOFF_S, 2 * BACKOFF_S, 4 * BACKOFF_S]
+
+
+def test_a_server_error_in_the_middle_of_candles_is_asked_again(fake: FakeKraken, kraken: KrakenExchange) -> None:
+    kraken.resolve("BTC/USDT")
+    fake.fail((500, b"oops"))
+    assert len(kraken.candles("BTC/USDT", FIVE_MINUTES, NOW - HOUR, NOW)) == 12
+
+
+def test_a_server_that_is_gone_is_an_exchange_error(fake: FakeKraken, patience: Patience) -> None:
+    with serving(fake) as uri:
+        kraken = connect(uri, patience)
+    with pytest.raises(ExchangeError, match="ConnectionError"):
+        kraken.resolve("BTC/USDT")
+    assert len(patience.naps) == MAX_TRIES - 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "excerpt"),
+    [
+        ((200, b"<html><title>Just a moment...</title></html>"), "Just a moment"),
+        ((403, b"no"), "403"),
+        ((200, b'{"error":[],"result":null}'), "no result"),
+        ((200, b"null"), "not an answer: None"),
+        ((200, b"[1,2]"), r"\[1, 2\]"),
+        (api_error("EQuery:Unknown asset pair"), "EQuery:Unknown asset pair"),
+        (api_error("EGeneral:Temporary lockout"), "Temporary lockout"),
+        ((200, b'{"error":[],"result":{"last":1}}'), "not candles"),
+        ((200, b'{"error":[],"result":{"XBTUSDT":[[1,"a"]],"last":1}}'), "not candles"),
+        ((200, b'{"error":[],"result":{"XBTUSDT":[[0,"1","1","1","NaN","1","1",1]],"last":1}}'), "not finite"),
+        ((200, b'{"error":[],"result":{"XBTUSDT":null,"last":1}}'), "not candles"),
+    ],
+)
+def test_an_answer_that_is_none_is_refused_at_once_and_quoted(
+    fake: FakeKraken, kraken: KrakenExchange, fault: tuple[int, bytes], excerpt: str
+) -> None:
+    kraken.resolve("BTC/USDT")
+    fake.fail(fault)
+    with pytest.raises(ExchangeError, match=rf"(?s)kraken OHLC .*'pair': 'XBTUSDT'.*{excerpt}"):
+        kraken.candles("BTC/USDT", HOUR, DAY_AGO, NOW)
+    assert len(fake.calls("OHLC")) == 1
+
+
+def test_an_empty_list_of_pairs_is_an_error_and_not_remembered(fake: FakeKraken, kraken: KrakenExchange) -> None:
+    fake.fail((200, b'{"error":[],"result":{}}'))
+    with pytest.raises(ExchangeError, match="no pair"):
+        kraken.resolve("BTC/USDT")
+    assert kraken.resolve("BTC/USDT") == "BTC/USDT"
+
+
+def test_calls_keep_a_second_of_distance(kraken: KrakenExchange, patience: Patience) -> None:
+    kraken.candles("BTC/USDT", HOUR, DAY_AGO, NOW)
+    assert patience.naps == [MIN_SPACING_S]
+    patience.time += 10
+    kraken.candles("BTC/USDT", HOUR, DAY_AGO, NOW)
+    assert patience.naps == [MIN_SPACING_S]
+
+
+# --- the registry ---
+
+
+def test_a_defunct_or_unknown_venue_is_refused_with_the_choices() -> None:
+    with pytest.raises(ExchangeError, match=r"'ftx': FTX collapsed .* choose one of kraken, simulated"):
+        open_exchange("ftx")
+    with pytest.raises(ExchangeError, match=r"'krakne'.*kraken, simulated"):
+        open_exchange("krakne")
+
+
+def test_importing_the_registry_loads_no_venue_library() -> None:
+    code = "import sys, shared.exchanges as e; e.open_exchange('simulated'); print('krakenex' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
