@@ -262,8 +262,8 @@ def _with_tail(rows: Rows, tail: bytes, layout: Layout, number: int) -> Rows:
     """Add the last line of a text that does not end in a newline: a cut may have shortened its last value unseen.
 
     Many sound files end so, so the row is kept unless the last value is one that a candle needs: a price or a
-    volume cut short would be stored for good, while a refused row comes back with the whole file. A last trade
-    count is not believed but set to unknown.
+    volume cut short would be believed, and revise a right one, while a refused row comes back with the whole
+    file. A last trade count is not believed but set to unknown.
     """
     last = layout.width - 1
     try:

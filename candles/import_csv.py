@@ -53,14 +53,12 @@ def _store(
     if len(candles):
         rules = default_rules(float(candles.close[0]))
         derive_to_s, source = settings.universe.decision_timeframe_s, f"file:{path.name}"
-        with tqdm(total=len(candles), desc=path.name, unit=" candles", disable=not progress) as bar:
-            with database.transaction():
-                instrument = add_instrument(
-                    database, series.venue, series.symbol, series.timeframe_s, rules, "real", now
-                )
-                written = write_candles(
-                    database, instrument, series.timeframe_s, candles, derive_to_s, source, now, advance=bar.update
-                )
+        bar = tqdm(total=len(candles), desc=path.name, unit=" candles", disable=not progress)
+        with bar, database.transaction():
+            instrument = add_instrument(database, series.venue, series.symbol, series.timeframe_s, rules, "real", now)
+            written = write_candles(
+                database, instrument, series.timeframe_s, candles, derive_to_s, source, now, advance=bar.update
+            )
         result |= {"new": written.new, "revised": written.revised}
         result["series"] = f"{series.venue} {series.symbol} {series.timeframe_s} s"
         result["unchanged"] = len(candles) - written.new - written.revised

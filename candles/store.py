@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -57,11 +57,14 @@ def add_instrument(
     return database.fetch_rows(Instrument, load_queries("candles")["add_instrument"], params)[0]
 
 
-def stored_span(database: Database, instrument_id: int, timeframe_s: int) -> tuple[int, int] | None:
-    """Close times (Unix seconds) of the first and last stored candle of a series."""
-    params = {"instrument_id": instrument_id, "timeframe_s": timeframe_s}
-    row = database.fetch_one(load_queries("candles")["stored_span"], params)
-    return None if row is None or row["first"] is None else (to_unix(row["first"]), to_unix(row["last"]))
+def known_series(
+    database: Database, venue: str, symbols: Sequence[str], timeframe_s: int
+) -> dict[str, tuple[Instrument, int | None]]:
+    """The known instruments among ``symbols``, each with its last stored close (Unix seconds) at ``timeframe_s``."""
+    params = {"venue": venue, "symbols": list(symbols), "timeframe_s": timeframe_s}
+    rows = database.fetch(load_queries("candles")["known_series"], params)
+    lasts = [row.pop("last") for row in rows]
+    return {row["symbol"]: (Instrument(**row), last and to_unix(last)) for row, last in zip(rows, lasts, strict=True)}
 
 
 def write_candles(
@@ -72,24 +75,27 @@ def write_candles(
     derive_to_s: int,
     source: str,
     recorded_at: datetime,
+    newest: int | None = None,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Written:
-    """Stores valid candles and the ``derive_to_s`` candles that they complete, in one transaction."""
-    if not len(candles):
-        return Written()
-    with database.transaction():
-        written = Written()
-        for start in range(0, len(candles), ROWS_A_STATEMENT):
-            part = candles[start : start + ROWS_A_STATEMENT]
-            written += _upsert(database, instrument.id, timeframe_s, part, source, recorded_at)
-            advance(len(part))
-        if timeframe_s < derive_to_s and written != Written():
-            first = (int(candles.as_of[0]) - 1) // derive_to_s * derive_to_s
-            last = -(-int(candles.as_of[-1]) // derive_to_s) * derive_to_s
-            base = read_candles(database, instrument.id, timeframe_s, first, last)
-            derived = derive_candles(base, timeframe_s, derive_to_s)
-            if len(derived):
-                _upsert(database, instrument.id, derive_to_s, derived, f"derived:{timeframe_s}", recorded_at)
+    """Stores valid candles and the ``derive_to_s`` candles that they complete; the caller's transaction.
+
+    ``newest`` is the series' newest close, these included, where the caller knows it: it spares a look.
+    """
+    written = Written()
+    for start in range(0, len(candles), ROWS_A_STATEMENT):
+        part = candles[start : start + ROWS_A_STATEMENT]
+        written += _upsert(database, instrument.id, timeframe_s, part, source, recorded_at)
+        advance(len(part))
+    if timeframe_s >= derive_to_s or written == Written():
+        return written
+    first = (int(candles.as_of[0]) - 1) // derive_to_s * derive_to_s
+    if newest is None or first + derive_to_s <= newest:  # else the first coarser candle is not over yet
+        last = -(-int(candles.as_of[-1]) // derive_to_s) * derive_to_s
+        base = read_candles(database, instrument.id, timeframe_s, first, last)
+        derived = derive_candles(base, timeframe_s, derive_to_s)
+        if len(derived):
+            _upsert(database, instrument.id, derive_to_s, derived, f"derived:{timeframe_s}", recorded_at)
     return written
 
 

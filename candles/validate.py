@@ -21,6 +21,7 @@ Rule = Callable[[Candles, int, int], BoolArray]
 FIRST_MILLISECOND = 10**11
 # Fewer rows may be spaced alike by chance (venues omit candles without trades); this many may not.
 ENOUGH_TO_TELL = 100
+MOST_TRADES = 2**31 - 1  # what the table holds, and more than any candle had
 
 
 def _bad_price(candles: Candles, timeframe_s: int, now: int) -> BoolArray:
@@ -42,7 +43,7 @@ RULES: dict[str, Rule] = {
     "future": lambda c, step, now: c.as_of > now,  # still open at now: its values will change
     "price": _bad_price,
     "volume": lambda c, step, now: ~((c.volume >= 0) & np.isfinite(c.volume)),
-    "trades": lambda c, step, now: c.trades < UNKNOWN_TRADES,
+    "trades": lambda c, step, now: (c.trades < UNKNOWN_TRADES) | (c.trades > MOST_TRADES),
     "high-low": lambda c, step, now: c.high < c.low,
     "open-close": _outside,
 }
@@ -69,9 +70,9 @@ def _repeats(candles: Candles) -> CodeArray:
     """Code the rows that share their time with another row.
 
     An identical row again is a 'duplicate'; the first stays. The same time with other values is a 'conflict'
-    and none stays: what is right cannot be seen, a candle not stored is a gap that repair fetches again, a wrong
-    one stays for good. (The commonest cause is an export that ended in an open candle, joined to the next one:
-    there the first is the wrong one.) So the outcome does not depend on the order of the rows either.
+    and none stays: what is right cannot be seen, a candle not stored is a gap that can be fetched again, a wrong
+    one is believed and may even revise a right one. (The commonest cause is an export that ended in an open
+    candle, joined to the next one: there the first is the wrong one.) Nor does the order of the rows matter so.
     """
     codes = np.full(len(candles), KEPT, dtype=np.int8)
     if np.all(np.diff(candles.as_of) > 0):
@@ -114,8 +115,7 @@ def spacing_s(candles: Candles, timeframe_s: int) -> int:
     Read with a wrong timeframe, a file gives candles that are known too early or cover too little, and each of
     them looks sound. Given rows enough, one spacing only is possible.
     """
-    sane = (candles.as_of > timeframe_s) & (candles.as_of < FIRST_MILLISECOND)
-    times: IntArray = np.unique(candles.as_of[sane])
+    times: IntArray = np.unique(candles.as_of[candles.as_of < FIRST_MILLISECOND])
     on_grid = times[times % timeframe_s == 0]
     if len(times) > ENOUGH_TO_TELL:
         steps = Counter(np.diff(times).tolist())

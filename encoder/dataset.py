@@ -41,17 +41,18 @@ class Dataset:
         return Dataset(self.as_of[chosen], self.windows[chosen], self.labels[chosen], self.past[chosen])
 
 
-def build_dataset(series: Sequence[Candles], timeframe_s: int, after: int, until: int) -> Dataset:
-    """Every window whose candles and label lie within after < as_of <= until (Unix seconds).
+def candles_between(candles: Candles, after: int, until: int) -> Candles:
+    """The candles with after < as_of <= until (Unix seconds)."""
+    return candles[(candles.as_of > after) & (candles.as_of <= until)]
 
-    JobError when that leaves fewer than 200 windows.
-    """
-    inside = [candles[(candles.as_of > after) & (candles.as_of <= until)] for candles in series]
-    total = sum(map(len, inside))
+
+def build_dataset(series: Sequence[Candles], timeframe_s: int) -> Dataset:
+    """Every window that has its label, too, within these candles; JobError when there are fewer than 200."""
+    total = sum(map(len, series))
     stride = max(1, math.ceil(total / MOST_WINDOWS))
-    windows = np.empty((total // stride + len(inside), len(FEATURES), WINDOW), np.float32)
+    windows = np.empty((total // stride + len(series), len(FEATURES), WINDOW), np.float32)
     rows: list[tuple[int, FloatArray, FloatArray]] = []
-    for candles in inside:
+    for candles in series:
         for window, future in _labelled(candles, timeframe_s, stride):
             windows[len(rows)] = features_of(window)
             rows.append((int(window.as_of[-1]), _labels(window, future), _past(window)))

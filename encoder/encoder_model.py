@@ -7,10 +7,12 @@ channels, L = 96 candles, T = 16 patches, D features inside.
 
 from __future__ import annotations
 
-import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,7 +47,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
         earlier = F.pad(y, (0, 0, self.dilation, 0))[:, :PATCHES]
-        return x + self.out(F.gelu(self.mix(torch.cat([earlier, y], dim=-1))))
+        mixed: Tensor = self.out(F.gelu(self.mix(torch.cat([earlier, y], dim=-1))))
+        return x + mixed
 
 
 class Encoder(nn.Module):
@@ -97,7 +100,8 @@ class Heads(nn.Module):
 
     def forecast(self, embedding: Tensor) -> Tensor:
         """Quantiles of the standardised labels: [B, labels, quantiles]."""
-        return self.future(embedding).reshape(-1, LABELS, len(QUANTILES))
+        quantiles: Tensor = self.future(embedding)
+        return quantiles.reshape(-1, LABELS, len(QUANTILES))
 
 
 class Losses(NamedTuple):
@@ -130,7 +134,8 @@ def spread(embedding: Tensor) -> Tensor:
     covariance = x.T @ x / (len(x) - 1)
     deviation = torch.sqrt(torch.diagonal(covariance) + 1e-4)
     other = covariance - torch.diag(torch.diagonal(covariance))
-    return F.relu(1 - deviation).mean() + other.square().sum() / EMBEDDING_SIZE
+    collapse: Tensor = F.relu(1 - deviation).mean() + other.square().sum() / EMBEDDING_SIZE
+    return collapse
 
 
 def draw_mask(batch: int, generator: torch.Generator) -> Tensor:
@@ -170,33 +175,40 @@ def neighbour_distance(embeddings: Tensor, sample: Tensor) -> Tensor:
 
 def export_onnx(model: Exported) -> bytes:
     """One self-contained file; equal weights give equal bytes."""
-    buffer = io.BytesIO()
-    program = torch.onnx.export(
-        model.eval(),
-        (torch.zeros(1, len(FEATURES), WINDOW),),
-        input_names=["window"],
-        output_names=["embedding", "ood"],
-        opset_version=OPSET,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    with _quiet():
+        program = torch.onnx.export(
+            model.eval(),
+            (torch.zeros(1, len(FEATURES), WINDOW),),
+            input_names=["window"],
+            output_names=["embedding", "ood"],
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
     assert program is not None
-    program.save(buffer)
-    return _strip(buffer.getvalue())
+    return _strip(program.model_proto)
 
 
-def _strip(exported: bytes) -> bytes:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about packages and Python internals that are none of the user's business."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logger.setLevel(level)
+
+
+def _strip(model: Any) -> bytes:
     """Takes out what depends on where and with what it was made: file paths, traces, versions."""
-    model: Any = onnx.load_from_string(exported)
-    del model.metadata_props[:]
-    model.ClearField("producer_version")
-    model.doc_string = model.graph.doc_string = ""
     graph = model.graph
-    del graph.metadata_props[:]
-    del graph.value_info[:]
-    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
-        item.doc_string = ""
-        del item.metadata_props[:]
+    model.ClearField("producer_version")
+    for item in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        item.ClearField("doc_string")
+        item.ClearField("metadata_props")
+    graph.ClearField("value_info")
     stripped: bytes = model.SerializeToString(deterministic=True)
     return stripped

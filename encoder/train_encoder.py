@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from encoder.dataset import LABEL_HORIZON, Dataset, build_dataset, split_in_time
+from encoder.dataset import LABEL_HORIZON, Dataset, build_dataset, candles_between, split_in_time
 from encoder.encoder_model import (
     SAMPLE,
     Encoder,
@@ -65,7 +65,8 @@ def train(
     are never fitted: they score the probe and calibrate ood. Equal data and seed give equal bytes. JobError
     when there are too few windows.
     """
-    data = build_dataset(candles_by_instrument, timeframe_s, to_unix(trained_from), to_unix(trained_to))
+    inside = [candles_between(candles, to_unix(trained_from), to_unix(trained_to)) for candles in candles_by_instrument]
+    data = build_dataset(inside, timeframe_s)
     fit, held = split_in_time(data, timeframe_s)
     with _deterministic(seed):
         encoder, last = _fit(fit, steps, batch_size, seed, progress)
@@ -74,7 +75,7 @@ def train(
         calibration = neighbour_distance(_spread_out(held_embeddings, SAMPLE), sample)
         onnx = export_onnx(Exported(encoder, sample, calibration))
     metrics = {
-        "candles": sum(map(len, candles_by_instrument)),
+        "candles": sum(map(len, inside)),
         "windows_fitted": len(fit),
         "windows_held_out": len(held),
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
@@ -149,7 +150,8 @@ def _standardised(labels: NDArray[np.float64]) -> Tensor:
 @torch.no_grad()
 def _embed(encoder: Encoder, data: Dataset) -> Tensor:
     """[N, 64]"""
-    return torch.cat([encoder(part)[1] for part in torch.from_numpy(data.windows).split(BATCH_OF_INFERENCE)])
+    parts = torch.split(torch.from_numpy(data.windows), BATCH_OF_INFERENCE)
+    return torch.cat([encoder(part)[1] for part in parts])
 
 
 def _spread_out(rows: Tensor, most: int) -> Tensor:
@@ -206,7 +208,7 @@ def run_once(
         recorded_at=clock.now(),
     )
     known_from = (trained_to + timedelta(seconds=horizon_s)).isoformat()
-    warnings = {"missing": missing} if missing else {}
+    warnings = {"warnings": missing} if missing else {}
     return Outcome("done", {"model_id": model_id, "known_from": known_from, **metrics, **warnings})
 
 

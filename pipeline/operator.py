@@ -113,6 +113,5 @@ def main(argv: list[str] | None = None) -> int:
     return run_job_command("cli", parser, _command, argv)
 
 
-
 if __name__ == "__main__":
     sys.exit(main())

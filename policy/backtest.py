@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from psycopg.types.json import Json
-from shared.metrics import summarise
 
 from policy.book import HistoryKeeper, make_book
 from policy.decision_path import Act, Circumstances, Decision, decide
@@ -30,6 +29,7 @@ from shared.clock import Clock, to_unix
 from shared.db import Database, load_queries
 from shared.job import Context, JobError, Outcome, UsageError, job, job_parser, run_job_command
 from shared.market_data import find_instruments, read_candles
+from shared.metrics import summarise
 from shared.money import to_float
 from shared.rows import Instrument
 from shared.settings import Settings
@@ -212,7 +212,10 @@ def run_once(clock: Clock, database: Database, settings: Settings, request: Requ
     inserted = database.fetch_one(load_queries("policy")["insert_backtest"], row)
     print(terminal_table(result))
     print(f"report: {path}")
-    return Outcome("done", {"backtest_id": inserted["id"] if inserted else None, "report": str(path)})
+    final = float(result.curves[0].equity[-1])
+    return Outcome(
+        "done", {"backtest_id": inserted["id"] if inserted else None, "final_equity": final, "report": str(path)}
+    )
 
 
 def find_wallet(database: Database, now: datetime, name: str | None) -> Mapping[str, Any]:

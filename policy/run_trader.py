@@ -46,8 +46,7 @@ def run_once(clock: Clock, database: Database, settings: Settings) -> Outcome:
     failures: dict[str, str] = {}
     for wallet in database.fetch(load_queries("policy")["wallets"], {"now": clock.now()}):
         try:
-            with database.transaction():
-                settled = database.execute(load_queries("policy")["settle_orders"], {"wallet_id": wallet["id"]})
+            settled = _settle(database, wallet)
             decided = _decide(clock, database, settings, wallet)
         except UnknownInstrument as error:
             failures[wallet["name"]] = str(error)
@@ -56,6 +55,13 @@ def run_once(clock: Clock, database: Database, settings: Settings) -> Outcome:
         counts = {k: counts[k] + v for k, v in zip(counts, (settled, *decided), strict=True)}
     result: dict[str, Any] = {k: v for k, v in counts.items() if v}
     return Outcome("done" if result else "nothing", result | ({"failures": failures} if failures else {}))
+
+
+def _settle(database: Database, wallet: Mapping[str, Any]) -> int:
+    """Brings open orders to the state that the venue's events tell; the number that changed."""
+    if not wallet["has_open_orders"]:
+        return 0
+    return database.execute(load_queries("policy")["settle_orders"], {"wallet_id": wallet["id"]})
 
 
 def operator_limits(settings: Settings) -> OperatorLimits:
@@ -77,12 +83,12 @@ def trading_rules(
 
 def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mapping[str, Any]) -> tuple[int, int]:
     """Decides for the newest close of the decision clock, once, after its delay; (decisions, orders) written."""
-    queries, step_s = load_queries("policy"), settings.universe.decision_timeframe_s
+    step_s = settings.universe.decision_timeframe_s
     delay = timedelta(seconds=settings.execution.delay_s)
     as_of = floor_time(clock.now() - delay, step_s)
     if wallet["resumed_at"] is None or as_of < wallet["resumed_at"]:
         return 0, 0  # a wallet's first decision is about a candle that closed after an operator resumed it
-    if database.fetch_one(queries["decided"], {"wallet_id": wallet["id"], "as_of": as_of}):
+    if wallet["last_decided"] is not None and as_of <= wallet["last_decided"]:
         return 0, 0
     instruments = find_instruments(database, wallet["venue"], wallet["symbols"])
     operator = operator_limits(settings)

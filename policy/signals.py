@@ -13,7 +13,8 @@ import numpy as np
 from shared.rows import Candles, FloatArray
 
 SIGNAL_WINDOW = 720  # bars of the decision timeframe: 30 days of hours
-MIN_PRESENT = 0.9
+MIN_HISTORY = 240  # bars; a younger series has no signal, a younger one than the window starts flat
+MIN_PRESENT = 0.9  # of the bars since the series' first
 CROSSOVERS = ((24, 96), (48, 192), (96, 384))  # fast and slow spans, in bars
 VOLATILITY_SPAN = 72
 FORECAST_CAP = 2.0
@@ -54,18 +55,19 @@ CROSSOVER_SD = _standard_deviations()
 def closes_on_grid(candles: Candles, as_of: int, timeframe_s: int) -> FloatArray | None:
     """The window's closes on the grid, gaps filled with the close before; None when it cannot be trusted.
 
-    That is: the last bar missing, or fewer than 90 % of the bars present.
+    That is: the last bar missing, fewer than MIN_HISTORY bars, or too many missing. Before its first bar a
+    young series is flat, which shrinks its trend towards none.
     """
     slots = SIGNAL_WINDOW - 1 - (as_of - candles.as_of) // timeframe_s
-    inside = (slots >= 0) & (slots < SIGNAL_WINDOW)
-    if inside.sum() < MIN_PRESENT * SIGNAL_WINDOW or candles.as_of[inside][-1] != as_of:
+    inside = slots[(slots >= 0) & (slots < SIGNAL_WINDOW)]
+    if len(inside) < MIN_HISTORY or inside[-1] != SIGNAL_WINDOW - 1:
         return None
-    closes = np.full(SIGNAL_WINDOW, np.nan)
-    closes[slots[inside]] = candles.close[inside]
-    present = ~np.isnan(closes)
-    newest = np.maximum.accumulate(np.where(present, np.arange(SIGNAL_WINDOW), present.argmax()))
-    filled: FloatArray = closes[newest]
-    return filled
+    if len(inside) < MIN_PRESENT * (SIGNAL_WINDOW - inside[0]):
+        return None
+    newest = np.full(SIGNAL_WINDOW, 0)
+    newest[inside] = np.arange(len(inside))
+    closes: FloatArray = candles.close[-len(inside) :][np.maximum.accumulate(newest)]
+    return closes
 
 
 def compute_signal(candles: Candles, as_of: int, timeframe_s: int) -> Signal | None:

@@ -115,7 +115,7 @@ def total_return(equity: FloatArray) -> float | None:
 def cagr(times: IntArray, equity: FloatArray) -> float | None:
     """Compound annual growth: (last / first) ** (1 / years) - 1, a fraction a year; None without a span.
 
-    Below one year it extrapolates: a report should not show it (GIPS 2020, 2.A.10, annualises no shorter return).
+    Below one year it extrapolates, and a report should not show it (the GIPS standards annualise no shorter return).
     """
     if not years(times) or len(equity) < 2:
         return None
@@ -144,8 +144,8 @@ def sharpe(returns: FloatArray) -> float | None:
 def sharpe_standard_error(returns: FloatArray) -> float | None:
     """Standard error of the annualised Sharpe ratio: sqrt((1 + SR_daily**2 / 2) / days) * sqrt(365).
 
-    Lo (2002), "The Statistics of Sharpe Ratios", equations 9 and 19: for independent, identically distributed
-    returns, so a floor on the doubt. None where the ratio is.
+    Lo, "The Statistics of Sharpe Ratios", Financial Analysts Journal 58(4), 2002: for independent, identically
+    distributed returns, so the least of the doubt. None where the ratio is.
     """
     annual = sharpe(returns)
     if annual is None:

@@ -97,13 +97,15 @@ def stop_server(settings: Settings) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The database: start, stop, apply the schema, reset.")
-    parser.add_argument("action", choices=("up", "stop", "reset", "url", "apply"))
+    parser.add_argument("action", choices=("up", "stop", "reset", "url", "apply", "apply-host"))
     action = parser.parse_args(argv).action
     try:
         settings = load_settings()
         if action == "stop":
             print(stop_server(settings))
             return 0
+        if action == "apply-host" and not settings.external_database:
+            raise SettingsError("no server of your own is set: give DATABASE_URL, or DB_HOST and its like, in config/.env")
         if action == "reset":
             drop_database(settings)
         url = bring_up(settings)

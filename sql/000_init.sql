@@ -220,7 +220,7 @@ CREATE TABLE IF NOT EXISTS commands (
     issuer          text NOT NULL CHECK (issuer <> ''),
     idempotency_key text NOT NULL UNIQUE,
     issued_at       timestamptz NOT NULL,
-    expires_at      timestamptz NOT NULL,             -- a command not yet seen by then is void
+    expires_at      timestamptz NOT NULL,             -- may be taken up until then; pause and resume act at once
     CHECK (expires_at > issued_at)
 );
 

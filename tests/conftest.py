@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from psycopg import sql
-from shared.embedded_db import stop
 
 from shared.db import Database, connect, owner_url, role_url
+from shared.embedded_db import ensure_running, remove
 from shared.schema import bring_up
 from shared.settings import Settings, load_settings
 
@@ -35,9 +35,7 @@ def _home(factory: pytest.TempPathFactory, worker: str) -> Path:
 def home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "master")
     path = _home(tmp_path_factory, worker)
-    path.mkdir(exist_ok=True)
     bring_up(load_settings(home=path, db_name=TEMPLATE))
-    (path.parent / "sextant-home-in-use").touch()
     if worker == "master":
         request.config.stash[HOMES] = path
     return path
@@ -55,18 +53,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if path is None and factory is not None:
         path = factory.getbasetemp() / "sextant-home"
     if path is not None and path.exists():
-        stop(path)
+        remove(path)
 
 
 @pytest.fixture
 def settings(home: Path) -> Iterator[Settings]:
     """Settings for a fresh database of this test's own."""
     name = f"test_{uuid.uuid4().hex[:16]}"
-    owner = connect(owner_url(load_settings(home=home, db_name=TEMPLATE)).replace(f"/{TEMPLATE}", "/postgres"))
-    owner.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
+    server = ensure_running(home)
+    admin = connect(server.url("postgres", server.superuser_password, "postgres"))
+    admin.execute(
+        sql.SQL("CREATE DATABASE {} OWNER sextant TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
+    )
     yield load_settings(home=home, db_name=name, universe=UNIVERSE)
-    owner.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-    owner.close()
+    admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    admin.close()
 
 
 @pytest.fixture

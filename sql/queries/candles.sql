@@ -8,10 +8,11 @@ VALUES (%(venue)s, %(symbol)s, %(timeframe_s)s, %(tick_size)s, %(lot_size)s, %(m
 ON CONFLICT (venue, symbol) DO UPDATE SET base_timeframe_s = LEAST(instruments.base_timeframe_s, excluded.base_timeframe_s)
 RETURNING id, venue, symbol, base_timeframe_s, tick_size, lot_size, min_notional, provenance
 
--- name: stored_span
--- First and last candle stored of one series.
-SELECT min(as_of) AS first, max(as_of) AS last
-FROM market_data WHERE instrument_id = %(instrument_id)s AND timeframe_s = %(timeframe_s)s
+-- name: known_series
+-- The known instruments of a venue, each with the last close stored at this timeframe.
+SELECT i.id, i.venue, i.symbol, i.base_timeframe_s, i.tick_size, i.lot_size, i.min_notional, i.provenance,
+       (SELECT max(as_of) FROM market_data m WHERE m.instrument_id = i.id AND m.timeframe_s = %(timeframe_s)s) AS last
+FROM instruments i WHERE i.venue = %(venue)s AND i.symbol = ANY (%(symbols)s)
 
 -- name: write_candles
 -- New candles are inserted, changed ones revised, equal ones left alone. A derived candle never replaces one

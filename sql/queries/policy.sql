@@ -19,6 +19,9 @@ ORDER BY as_of
 -- was last resumed.
 SELECT w.id, w.name, w.venue, w.mode, w.quote, w.track, w.taker_fee_bps, w.slippage_bps, l.symbols, l.max_order_notional,
        coalesce(newest.command = 'resume', false) AS trading,
+       (SELECT max(as_of) FROM decisions d WHERE d.wallet_id = w.id) AS last_decided,
+       EXISTS (SELECT FROM orders o WHERE o.wallet_id = w.id AND o.state IN ('intended', 'accepted', 'unknown'))
+           AS has_open_orders,
        (SELECT max(issued_at) FROM commands c
         WHERE c.wallet_id = w.id AND c.command = 'resume' AND c.issued_at <= %(now)s) AS resumed_at
 FROM wallets w JOIN limits l ON l.wallet_id = w.id
@@ -46,10 +49,6 @@ FROM (SELECT DISTINCT ON (order_id) order_id, event FROM order_events
                          AND state IN ('intended', 'accepted', 'unknown'))
       ORDER BY order_id, id DESC) e
 WHERE o.id = e.order_id AND o.state <> e.event
-
--- name: decided
--- Has this wallet been decided for this candle?
-SELECT 1 AS yes FROM decisions WHERE wallet_id = %(wallet_id)s AND as_of = %(as_of)s LIMIT 1
 
 -- name: wallet_book
 -- Cash, capital paid in, and what earlier decisions say about the day's start and the peak.

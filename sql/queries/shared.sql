@@ -27,7 +27,9 @@ ON CONFLICT (layer, key, day) DO NOTHING
 -- name: start_job_run
 -- Takes the job's lock and writes its row; no row comes back when another instance holds the lock. Holding
 -- it proves that an older run still marked running is dead.
-WITH mine AS MATERIALIZED (SELECT pg_try_advisory_lock(1397184339, (%(lock)s::bigint - 2147483648)::int) AS taken),
+-- The row is bookkeeping: it does not wait for the disk (a crash may lose the last moments of job_runs, and
+-- nothing else).
+WITH mine AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true), pg_try_advisory_lock(1397184339, (%(lock)s::bigint - 2147483648)::int) AS taken),
 dead AS (
     UPDATE job_runs SET status = 'failed', ended_at = %(started_at)s, error = 'did not finish: killed or crashed'
     WHERE job = %(job)s AND status = 'running' AND (SELECT taken FROM mine)
@@ -37,12 +39,13 @@ SELECT %(job)s, %(clock_at)s, %(started_at)s, 'running' FROM mine WHERE taken
 RETURNING id
 
 -- name: end_job_run
--- Writes how the run ended and gives the lock back.
+-- Writes how the run ended and gives the lock back; does not wait for the disk either.
 WITH ended AS (
     UPDATE job_runs SET status = %(status)s, result = %(result)s, ended_at = %(ended_at)s, error = %(error)s
     WHERE id = %(id)s
 )
-SELECT pg_advisory_unlock(1397184339, (%(lock)s::bigint - 2147483648)::int)
+SELECT set_config('synchronous_commit', 'off', true),
+       pg_advisory_unlock(1397184339, (%(lock)s::bigint - 2147483648)::int)
 
 -- name: active_model
 -- The active model of a kind, with its bytes.

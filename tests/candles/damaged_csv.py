@@ -73,9 +73,9 @@ DAMAGES: list[Damage] = [
     ("volume is zero", between(row(1, v="0")), [0, 1, 2], {}, {}),
     *[
         (f"trades is {bad}", between(row(1, n=bad)), [0, 2], {"trades": 1}, {})
-        for bad in ("-1", "1.5", "x", "inf", "1e30")
+        for bad in ("-1", "1.5", "x", "inf", "1e30", "2147483648")
     ],
-    *[(f"trades is {good!r}", between(row(1, n=good)), [0, 1, 2], {}, {}) for good in ("0", "", "5.0")],
+    *[(f"trades is {good!r}", between(row(1, n=good)), [0, 1, 2], {}, {}) for good in ("0", "", "5.0", "2147483647")],
     *[
         (f"{name} is {bad}", between(row(1, **{name: bad})), [0, 2], {"text": 1}, {})
         for name in "ohlcv"
@@ -117,6 +117,7 @@ DAMAGES: list[Damage] = [
     ("far future", lines(row(0), row(10**6)), [0], {"future": 1}, {}),
     ("milliseconds in a row", between(row(1, t=f"{T0 + HOUR}000")), [0, 2], {"milliseconds": 1}, {}),
     ("milliseconds throughout", lines(row(t=f"{T0}000"), row(t=f"{T0 + HOUR}000")), [], {"milliseconds": 2}, {}),
+    ("the first milliseconds", between(row(1, t="100000000000")), [0, 2], {"milliseconds": 1}, {}),
     ("microseconds", between(row(1, t=f"{T0}000000")), [0, 2], {"milliseconds": 1}, {}),
     ("nanoseconds", between(row(1, t=f"{T0}000000000")), [0, 2], {"milliseconds": 1}, {}),
     *[
@@ -132,6 +133,7 @@ DAMAGES: list[Damage] = [
             "9" * 5000,
             "2020-13-01",
             "2020-W01-1",
+            hex(T0 + HOUR),
             "20200101T000000",
         )
     ],
@@ -147,6 +149,8 @@ DAMAGES: list[Damage] = [
         {"too-few-columns": 1},
         {},
     ),
+    ("empty lines", lines(HEADER, "", row(0), "", "", row(1)), [0, 1], {}, {"blank-lines": 3}),
+    ("spaces at the end", GOOD + b"  ", [0, 1, 2], {}, {}),
     ("blank lines", b"\n" + lines(row(0), "", "  ", row(1)), [0, 1], {}, {"blank-lines": 2}),
     ("header", HEADER.encode() + b"\n" + GOOD, [0, 1, 2], {}, {}),
     ("header in another order", lines("Volume,CLOSE, low ,high,open,timestamp", f"1,11,9,12,10,{T0}"), [0], {}, {}),

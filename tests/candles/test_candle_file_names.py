@@ -19,6 +19,7 @@ from candles.candle_files import FileRefused, Series, parse_timeframe, series_fr
         ("XBTUSD_60.csv.gz", Series("kraken", "BTC/USD", 3600)),
         ("XDGEUR_1440.csv", Series("kraken", "DOGE/EUR", 86400)),
         ("ETHXBT_1.csv", Series("kraken", "ETH/BTC", 60)),
+        ("DOTUSD_30.csv", Series("kraken", "DOT/USD", 1800)),
         ("XBTUSDT_5.csv", Series("kraken", "BTC/USDT", 300)),
         ("USDTUSD_15.csv", Series("kraken", "USDT/USD", 900)),
         ("USDCUSDT_240.csv", Series("kraken", "USDC/USDT", 14400)),

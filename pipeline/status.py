@@ -1,0 +1,146 @@
+"""What an operator wants to know at a glance: wallets, positions, jobs, data age, and what blocks trading."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from shared.clock import SystemClock
+from shared.db import Database, DatabaseUnavailable, load_queries, open_database
+from shared.settings import ScheduledJob, Settings, SettingsError, load_settings
+
+ALERT_WINDOW = timedelta(days=7)
+Row = Mapping[str, Any]
+
+
+def age(now: datetime, at: datetime | None) -> str:
+    if at is None:
+        return "never"
+    seconds = int((now - at).total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def next_run(job: ScheduledJob, now: datetime) -> datetime | None:
+    from apscheduler.triggers.cron import CronTrigger
+
+    at: datetime | None = CronTrigger.from_crontab(job.cron, timezone="UTC").get_next_fire_time(None, now)
+    return at
+
+
+def wallets_table(database: Database, now: datetime) -> Table:
+    queries = load_queries("cli")
+    positions = database.fetch(queries["wallet_positions"])
+    table = Table(title="Wallets", title_justify="left", expand=False)
+    for column in ("wallet", "mode", "track", "equity", "today", "cash", "positions", "last decision", "operator said"):
+        table.add_column(column, justify="right" if column in ("equity", "today", "cash") else "left")
+    for w in database.fetch(queries["wallet_overview"], {"now": now}):
+        held = [f"{p['quantity'].normalize():f} {p['symbol']}" for p in positions if p["wallet_id"] == w["id"]]
+        today = "–" if w["day_start"] is None else f"{float(w['equity']) - w['day_start']:+,.2f}"
+        table.add_row(
+            w["name"], w["mode"], w["track"], f"{w['equity']:,.2f} {w['quote']}", today, f"{w['cash']:,.2f}",
+            "\n".join(held) or "none", f"{w['last_decision']:%Y-%m-%d %H:%M}" if w["last_decision"] else "never",
+            w["last_command"] or "nothing yet: paused",
+        )  # fmt: skip
+    return table
+
+
+def jobs_table(database: Database, settings: Settings, now: datetime) -> Table:
+    table = Table(title="Jobs", title_justify="left")
+    for column in ("job", "last run", "status", "as if at", "next by schedule"):
+        table.add_column(column)
+    planned: dict[str, datetime] = {}
+    for job in settings.schedule.values():
+        name, at = job.module.rpartition(".")[2], next_run(job, now)
+        if at is not None:
+            planned[name] = min(at, planned.get(name, at))
+    runs = {run["job"]: run for run in database.fetch(load_queries("cli")["last_runs"])}
+    for name in sorted(runs.keys() | planned.keys()):
+        run, at = runs.get(name), planned.get(name)
+        status = "–" if run is None else run["status"] if not run["error"] else f"{run['status']}: {run['error'][:60]}"
+        table.add_row(
+            name,
+            age(now, run["started_at"] if run else None),
+            status,
+            f"{run['clock_at']:%Y-%m-%d %H:%M}" if run else "–",
+            f"{at:%H:%M:%S}" if at else "by hand",
+        )
+    return table
+
+
+def data_table(database: Database, now: datetime) -> Table:
+    table = Table(title="Candles", title_justify="left")
+    for column in ("venue", "symbol", "candle", "newest close", "age", "provenance"):
+        table.add_column(column)
+    for row in database.fetch(load_queries("cli")["data_age"]):
+        newest = row["newest"]
+        provenance = row["provenance"].upper() if row["provenance"] == "simulated" else row["provenance"]
+        shown = f"{newest:%Y-%m-%d %H:%M}" if newest else "none"
+        table.add_row(row["venue"], row["symbol"], f"{row['timeframe_s']} s", shown, age(now, newest), provenance)
+    return table
+
+
+def blockers(database: Database, settings: Settings, now: datetime) -> list[str]:
+    """Each reason, in words, for which no new position would be opened at this moment."""
+    queries = load_queries("cli")
+    wallets = database.fetch(queries["wallet_overview"], {"now": now})
+    found = [] if wallets else ["there is no wallet: `make demo` or `make wallet WALLET=… CAPITAL=…`"]
+    newest = {(r["venue"], r["symbol"]): r["newest"] for r in database.fetch(queries["data_age"])}
+    stale = timedelta(seconds=settings.execution.stale_after_s)
+    kinds = {m["kind"] for m in database.fetch(queries["active_models"])}
+    if wallets and "policy" not in kinds:
+        found.append("no active policy model: the baseline trades; `make train-encoder`, then `make train-policy`")
+    for wallet in wallets:
+        if not (wallet["last_command"] or "").startswith("resume"):
+            found.append(f"{wallet['name']} is paused ({wallet['last_command'] or 'never resumed'}): `make resume`")
+        for symbol in wallet["symbols"]:
+            at = newest.get((wallet["venue"], symbol))
+            if at is None or now - at > stale:
+                found.append(f"{wallet['name']}: candles of {symbol} on {wallet['venue']} are from {age(now, at)}")
+    for decision in database.fetch(queries["last_decisions"]):
+        found += [f"last decision on {decision['symbol']}: {c['rule']}: {c['because']}" for c in decision["clamps"]]
+    return found
+
+
+def show(database: Database, settings: Settings, now: datetime, console: Console) -> None:
+    queries = load_queries("cli")
+    console.print(wallets_table(database, now), jobs_table(database, settings, now), data_table(database, now))
+    models = database.fetch(queries["active_models"])
+    for m in models:
+        console.print(f"{m['kind']} model {m['id']} ({m['provenance']}), known from {m['known_from']:%Y-%m-%d %H:%M}")
+    console.print("[bold]What blocks or limits trading[/]")
+    for reason in blockers(database, settings, now) or ["nothing"]:
+        console.print(f"  • {reason}", highlight=False)
+    alerts = database.fetch(queries["recent_alerts"], {"since": now - ALERT_WINDOW})
+    if alerts:
+        console.print("[bold]Alerts of the last 7 days[/]")
+    for alert in alerts:
+        console.print(f"  {alert['recorded_at']:%m-%d %H:%M} {alert['severity']} {alert['layer']}: {alert['message']}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    argparse.ArgumentParser(description="Wallets, jobs, data, and what blocks trading.").parse_args(argv)
+    try:
+        settings = load_settings()
+        database = open_database(settings, "cli")
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except DatabaseUnavailable as error:
+        print(error, file=sys.stderr)
+        return 1
+    show(database, settings, SystemClock().now(), Console())
+    database.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
