@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from shared.errors import SextantError
 from shared.rows import UNKNOWN_TRADES, Candles, FloatArray, IntArray
 
 RAW_CHARACTERS = 80
@@ -36,7 +37,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _PLAIN = b"0123456789.,+-eE\n"
 
 
-class FileRefused(ValueError):
+class FileRefused(SextantError, ValueError):
     """The whole file cannot be read; the message says what is wrong and what to do."""
 
 

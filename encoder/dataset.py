@@ -15,6 +15,7 @@ from shared.rows import Candles, FloatArray, IntArray
 
 HORIZONS = (4, 24)  # candles ahead
 LABEL_HORIZON = max(HORIZONS)
+LOG_VOLATILITY_LABELS, PATH_LABEL = slice(0, 2), 2  # columns of the labels
 PAST_HORIZONS = (4, 24, WINDOW)  # candles back, as in HAR (Corsi 2009)
 LEAST_WINDOWS = 200
 MOST_WINDOWS = 100_000  # 460 MB of features; of more closes only every k-th is used

@@ -25,10 +25,8 @@ PATCHES = WINDOW // PATCH
 WIDTH = 96
 DILATIONS = (1, 2, 4, 8)  # two taps each: the last patch sees exactly the 16 patches of its window
 DROPOUT = 0.1
-MASKED = 0.4  # of the patches of a masked window
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-HORIZONS = (4, 24)  # candles ahead
-LABELS = 3  # ln realised volatility over each horizon, Σ returns / sigma over the longest
+LABELS = 3  # encoder.dataset says which
 NEIGHBOURS = 10
 SAMPLE = 512  # training embeddings kept in the graph
 OPSET = 18
@@ -113,12 +111,19 @@ class Losses(NamedTuple):
         return self.reconstruction + self.future + 0.1 * self.spread
 
 
-def losses(encoder: Encoder, heads: Heads, windows: Tensor, labels: Tensor, masked: Tensor) -> Losses:
-    """The three self-supervised losses of one batch; ``labels`` [B, 3] standardised, ``masked`` bool [B, T]."""
-    hidden, embedding = encoder(windows, masked)
-    wanted = encoder.patches(windows)[masked]
+def losses(encoder: Encoder, heads: Heads, seen: Tensor, windows: Tensor, labels: Tensor, masked: Tensor) -> Losses:
+    """The three self-supervised losses of one batch.
+
+    ``seen``: [B, C, L], ``windows`` with noise; ``masked``: bool [B, T], the patches to hide and to rebuild
+    without the noise; ``labels``: [B, 3], standardised.
+    """
+    hidden, embedding = encoder(seen, masked)
     rebuilt = heads.reconstruct(hidden, embedding, masked)
-    return Losses(F.huber_loss(rebuilt, wanted), pinball(heads.forecast(embedding), labels), spread(embedding))
+    return Losses(
+        reconstruction=F.huber_loss(rebuilt, encoder.patches(windows)[masked]),
+        future=pinball(heads.forecast(embedding), labels),
+        spread=spread(embedding),
+    )
 
 
 def pinball(forecast: Tensor, labels: Tensor) -> Tensor:
@@ -136,13 +141,6 @@ def spread(embedding: Tensor) -> Tensor:
     other = covariance - torch.diag(torch.diagonal(covariance))
     collapse: Tensor = F.relu(1 - deviation).mean() + other.square().sum() / EMBEDDING_SIZE
     return collapse
-
-
-def draw_mask(batch: int, generator: torch.Generator) -> Tensor:
-    """bool [B, T]: every second window hides 40 % of its patches, the others are seen as in running."""
-    masked = torch.rand(batch, PATCHES, generator=generator) < MASKED
-    masked[1::2] = False
-    return masked
 
 
 class Exported(nn.Module):

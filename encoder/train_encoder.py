@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from encoder.augment import add_noise, augment, draw_mask
 from encoder.dataset import LABEL_HORIZON, Dataset, build_dataset, candles_between, split_in_time
 from encoder.encoder_model import (
+    PATCHES,
     SAMPLE,
     Encoder,
     Exported,
     Heads,
     Losses,
-    draw_mask,
     export_onnx,
     losses,
     neighbour_distance,
@@ -43,6 +44,7 @@ LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.05
 WARM_UP = 0.05  # of the steps
 SMALLEST_SCALE = 0.1  # of a channel: one that hardly moved in training must not shout when it does
+SMALLEST_SPREAD = 1e-6  # of a label
 THREADS = 1  # two gain a quarter on an idle machine and lose sixfold on a busy one; and bits never depend on cores
 REPORTED_STEPS = 50  # the losses reported are means over the last steps
 BATCH_OF_INFERENCE = 512
@@ -105,7 +107,8 @@ def _deterministic(seed: int) -> Iterator[None]:
 
 def _fit(data: Dataset, steps: int, batch_size: int, seed: int, progress: bool) -> tuple[Encoder, dict[str, float]]:
     """The fitted encoder, in evaluation mode, and its mean losses over the last steps."""
-    windows, labels = torch.from_numpy(data.windows), _standardised(data.labels)
+    windows, labels = torch.from_numpy(data.windows), torch.from_numpy(data.labels.astype(np.float32))
+    center, spread = labels.mean(0), labels.std(0).clamp_min(SMALLEST_SPREAD)
     encoder, heads = Encoder(*_channel_statistics(data.windows)), Heads()
     parameters = [*encoder.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
@@ -116,7 +119,9 @@ def _fit(data: Dataset, steps: int, batch_size: int, seed: int, progress: bool) 
     bar = tqdm(range(steps), desc="train_encoder", disable=not progress, file=sys.stderr, mininterval=1.0)
     for step in bar:
         batch = torch.randint(len(data), (batch_size,), generator=generator)
-        loss = losses(encoder, heads, windows[batch], labels[batch], draw_mask(batch_size, generator))
+        shown, wanted = augment(windows[batch], labels[batch], generator)
+        seen, masked = add_noise(shown, encoder.scale, generator), draw_mask(batch_size, PATCHES, generator)
+        loss = losses(encoder, heads, seen, shown, (wanted - center) / spread, masked)
         optimizer.zero_grad()
         loss.total().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -140,11 +145,6 @@ def _channel_statistics(windows: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
     mean = windows.mean(axis=(0, 2), dtype=np.float64)
     scale = np.maximum(windows.std(axis=(0, 2), dtype=np.float64), SMALLEST_SCALE)
     return torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(scale.astype(np.float32))
-
-
-def _standardised(labels: NDArray[np.float64]) -> Tensor:
-    scale = np.maximum(labels.std(axis=0), 1e-6)
-    return torch.from_numpy(((labels - labels.mean(axis=0)) / scale).astype(np.float32))
 
 
 @torch.no_grad()

@@ -25,10 +25,11 @@ from pipeline.operator import create_wallet, issue_command
 from pipeline.replay import Databases, logged_in, replay
 from policy import backtest, train_policy
 from shared.clock import ReplayClock, SystemClock, floor_time, from_unix, to_unix
-from shared.db import DatabaseError, DatabaseUnavailable, load_queries
-from shared.exchanges import Exchange, ExchangeError, open_exchange
+from shared.db import DatabaseError, load_queries
+from shared.errors import SextantError
+from shared.exchanges import Exchange, open_exchange
 from shared.exchanges.recorded import RecordedExchange
-from shared.job import JobError, Outcome, UsageError
+from shared.job import Outcome, UsageError
 from shared.log import configure_logging
 from shared.model_store import active_model
 from shared.schema import bring_up
@@ -151,10 +152,8 @@ def _require_own_database(databases: Databases, plan: Plan) -> None:
 
 
 def _prepare(plan: Plan, settings: Settings, databases: Databases, progress: bool) -> None:
-    _step(
-        1,
-        f"candles of {', '.join(plan.symbols)} on {plan.exchange.name}, {plan.start:%Y-%m-%d} to {plan.train_to:%Y-%m-%d}",
-    )
+    symbols, span = ", ".join(plan.symbols), f"{plan.start:%Y-%m-%d} to {plan.train_to:%Y-%m-%d}"
+    _step(1, f"candles of {symbols} on {plan.exchange.name}, {span}")
     clock = ReplayClock(plan.train_to)
     outcome = backfill.run_once(clock, databases["candles"], settings, plan.exchange, plan.start, progress)
     for symbol, result in outcome.result.items():
@@ -248,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     except (SettingsError, UsageError, FileRefused) as error:
         console.print(f"[red]{error}[/]")
         return 2
-    except (JobError, ExchangeError, DatabaseUnavailable, DatabaseError) as error:
+    except (SextantError, DatabaseError) as error:
         console.print(f"[red]{error}[/]\nnothing is lost: `make demo` goes on where this stopped")
         return 1
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from shared.clock import SystemClock
-from shared.db import Database, DatabaseUnavailable, load_queries, open_database
+from shared.db import Database, load_queries, open_database
+from shared.errors import SextantError
 from shared.settings import ScheduledJob, Settings, SettingsError, load_settings
 
 ALERT_WINDOW = timedelta(days=7)
@@ -134,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    except DatabaseUnavailable as error:
+    except SextantError as error:
         print(error, file=sys.stderr)
         return 1
     show(database, settings, SystemClock().now(), Console())

@@ -9,12 +9,14 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from policy.report_page import contents, headline_of_span, percent, ratio, signed, summary_of
-from policy.result import BacktestResult, Curve
+from policy.report_page import MINUS, contents, days_of, percent, ratio, signed, span_of, summary_of
 from shared.clock import from_unix
 from shared.metrics import Summary
+
+if TYPE_CHECKING:
+    from policy.result import BacktestResult, Curve
 
 TEMPLATE = "report.html.j2"
 FILL_COLUMNS = ("filled_at", "symbol", "side", "quantity", "price", "value", "fee")
@@ -27,7 +29,7 @@ def terminal_table(result: BacktestResult, width: int = 88) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1), show_edge=False)
     table.add_column("strategy", overflow="fold", vertical="bottom")
     for heading in ("return", "Sharpe", "Sortino", "max\ndrawdown", "turnover\n/yr", "fees", "trades"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -36,7 +38,7 @@ def terminal_table(result: BacktestResult, width: int = 88) -> str:
     out = StringIO()
     console = Console(file=out, width=width, force_terminal=False, color_system=None, highlight=False)
     label = "SIMULATED" if result.provenance == "simulated" else result.provenance
-    console.print(Text(f"Backtest on {label} prices, {headline_of_span(result)}"))
+    console.print(Text(f"Backtest, {label} prices, {span_of(result)}, {days_of(result)}"))
     if result.in_sample:
         console.print(Text(f"IN-SAMPLE, proves nothing: {result.in_sample}"))
     console.print()
@@ -48,7 +50,7 @@ def terminal_table(result: BacktestResult, width: int = 88) -> str:
 
 
 def _figures(summary: Summary) -> list[str]:
-    return [
+    figures = [
         signed(summary.total_return),
         ratio(summary.sharpe),
         ratio(summary.sortino),
@@ -57,6 +59,7 @@ def _figures(summary: Summary) -> list[str]:
         f"{summary.fees:,.2f}",
         f"{summary.trades:,}",
     ]
+    return [figure.replace(MINUS, "-") for figure in figures]
 
 
 def write_report(result: BacktestResult, path: Path) -> Path:

@@ -9,29 +9,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from policy.decision_path import Decision
-from policy.result import BacktestResult, Curve
-from policy.simulator import SimulatedFill
 from shared.clock import from_unix
-from shared.metrics import DAY_S, DAYS_A_YEAR, Summary, drawdowns, summarise
+from shared.metrics import DAY_S, DAYS_A_YEAR, YEAR_S, Summary, drawdowns, summarise
 from shared.rows import FloatArray
 
 if TYPE_CHECKING:
     from policy.charts import Line
+    from policy.decision_path import Decision
+    from policy.result import BacktestResult, Curve
+    from policy.simulator import SimulatedFill
 
-UNDEFINED = "–"
+UNDEFINED, MINUS = "–", "−"
 LAST_FILLS = 20
 MOST_PRICES = 6  # instruments whose prices are drawn: the most traded
+RETURN_A_YEAR = "Return a year"
 HEADINGS = (
     "Return",
-    "A year",
+    RETURN_A_YEAR,
     "Volatility",
     "Sharpe",
     "Sortino",
     "Max drawdown",
-    "Longest under water",
+    "Under water",
     "Days up",
-    "Turnover a year",
+    "Turnover a year",
     "Fees",
     "Fills",
 )
@@ -48,7 +49,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Legend:
-    mark: str
+    mark: str  # '' for a line
     colour: str
     name: str
     figure: str
@@ -81,15 +82,18 @@ def contents(result: BacktestResult) -> dict[str, Any]:
     benchmark = benchmark_index(result.curves)
     beside = (result.curves[benchmark].name, summaries[benchmark]) if benchmark else None
     colours = _colours(result.curves)
+    headings, rows = _figures(summaries)
     return {
-        "headline": _headline(result.curves[0].name, summaries[0], beside),
+        "headline": _headline(result, summaries[0], beside),
         "symbols": _listed(result.symbols),
-        "span": headline_of_span(result),
+        "first": _minute(result.curves[0].times[0]),
+        "last": _minute(result.curves[0].times[-1]),
+        "days": days_of(result),
         "provenance": result.provenance,
         "in_sample": result.in_sample,
         "tiles": _tiles(summaries[0], beside, float(result.curves[0].equity[0])),
-        "headings": HEADINGS,
-        "rows": [(c.name, k, _row(s)) for c, k, s in zip(result.curves, colours, summaries, strict=True)],
+        "headings": headings,
+        "rows": [(c.name, k, row) for c, k, row in zip(result.curves, colours, rows, strict=True)],
         "charts": [_equity(result.curves, colours), _drawdown(result.curves, colours, benchmark), _exposure(result)],
         "prices": [_price(result, n) for n in _most_traded(result)],
         "undrawn": max(len(result.symbols) - MOST_PRICES, 0),
@@ -138,22 +142,29 @@ def clamp_rows(decisions: Sequence[Decision]) -> list[ClampRow]:
 
 
 def doubt(own: Summary) -> dict[str, str] | None:
-    """The Sharpe ratio's standard error in words: two of them either way, and the years until they exclude zero.
-
-    The error shrinks with the root of time, so a ratio needs (2 * error / ratio)**2 times the span it was seen in.
-    """
+    """The Sharpe ratio's standard error in words: two of them either way, and the time until they exclude zero."""
     if own.sharpe is None or own.sharpe_standard_error is None:
         return None
     twice = 2.0 * own.sharpe_standard_error
-    needed = own.days / DAYS_A_YEAR * (twice / own.sharpe) ** 2 if own.sharpe > 0.0 else 0.0
     return {
         "days": f"{own.days:,}",
         "sharpe": ratio(own.sharpe),
         "error": f"{own.sharpe_standard_error:.1f}",
-        "low": f"{own.sharpe - twice:.1f}",
-        "high": f"{own.sharpe + twice:.1f}",
-        "years": "" if not needed else f"{needed:.1f}" if needed <= 100.0 else "more than a hundred",
+        "low": _typeset(f"{own.sharpe - twice:.1f}"),
+        "high": _typeset(f"{own.sharpe + twice:.1f}"),
+        "needed": _needed(own.sharpe, twice, own.days),
     }
+
+
+def _needed(sharpe: float, twice: float, days: int) -> str:
+    """The error shrinks with the root of time, so a ratio needs (2 * error / ratio)**2 times its span."""
+    if sharpe <= 0.0:
+        return ""
+    if twice <= sharpe:
+        return "It stands two standard errors above zero, as far as the formula holds."
+    years = days / DAYS_A_YEAR * (twice / sharpe) ** 2
+    time = f"{years * DAYS_A_YEAR:.0f} days" if years < 2.0 else f"{years:.0f} years"
+    return f"A ratio this high needs {time if years < 100.0 else 'over a century'} to stand two of them above zero."
 
 
 def summary_of(curve: Curve) -> Summary:
@@ -170,27 +181,42 @@ def benchmark_index(curves: Sequence[Curve]) -> int:
 
 
 def percent(fraction: float | None) -> str:
-    return UNDEFINED if fraction is None else f"{fraction:.1%}".replace("-0.0%", "0.0%")
+    return UNDEFINED if fraction is None else _typeset(f"{fraction:.1%}")
 
 
 def signed(fraction: float | None) -> str:
-    return UNDEFINED if fraction is None else f"{fraction:+.1%}".replace("-0.0%", "+0.0%")
+    return UNDEFINED if fraction is None else _typeset(f"{fraction:+.1%}")
 
 
 def ratio(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{value:,.2f}"
+    return UNDEFINED if value is None else _typeset(f"{value:,.2f}")
 
 
-def headline_of_span(result: BacktestResult) -> str:
-    """'2026-07-01 00:05 to 2026-07-31 00:00 UTC (30.0 days)', from the first bar's close to the last's."""
+def _typeset(number: str) -> str:
+    """A true minus, and no sign before zero."""
+    return number.replace("-", MINUS) if number.strip("+-0.%") else number.lstrip("+-")
+
+
+def days_of(result: BacktestResult) -> str:
+    """'30 days' or '7.5 hours', from the first bar's close to the last's."""
     times = result.curves[0].times
-    if not len(times):
-        return "an empty span"
-    days = float(times[-1] - times[0]) / DAY_S
-    return f"{from_unix(times[0]):%Y-%m-%d %H:%M} to {from_unix(times[-1]):%Y-%m-%d %H:%M} UTC ({days:.1f} days)"
+    days = float(times[-1] - times[0]) / DAY_S if len(times) else 0.0
+    number, unit = (days, "days") if days >= 1.0 else (24.0 * days, "hours")
+    return f"{number:,.0f} {unit}" if number >= 10.0 else f"{number:.1f} {unit}".replace(".0", "")
 
 
-def _headline(name: str, own: Summary, beside: tuple[str, Summary] | None) -> str:
+def span_of(result: BacktestResult) -> str:
+    """'2026-07-01 00:05 to 2026-07-31 00:00 UTC'."""
+    times = result.curves[0].times
+    return f"{_minute(times[0])} to {_minute(times[-1])} UTC" if len(times) else "an empty span"
+
+
+def _minute(at: float) -> str:
+    return f"{from_unix(at):%Y-%m-%d %H:%M}"
+
+
+def _headline(result: BacktestResult, own: Summary, beside: tuple[str, Summary] | None) -> str:
+    name = result.curves[0].name
     first = f"{name[:1].upper()}{name[1:]} {signed(own.total_return)}"
     return f"{first}, {beside[0]} {signed(beside[1].total_return)}" if beside else first
 
@@ -203,24 +229,33 @@ def _listed(names: Sequence[str]) -> str:
 
 def _tiles(own: Summary, beside: tuple[str, Summary] | None, capital: float) -> list[Tile]:
     name, other = beside or ("", own)
-    error = [f"± {own.sharpe_standard_error:.1f} standard error"] if own.sharpe_standard_error else []
+    error = [f"± {own.sharpe_standard_error:.1f} s.e., {own.days:,} days"] if own.sharpe_standard_error else []
     figures = (signed(other.total_return), ratio(other.sharpe), percent(other.max_drawdown))
     of_return, of_sharpe, of_drawdown = ([f"{name} {figure}"] if beside else [] for figure in figures)
     return [
         Tile("Return", signed(own.total_return), of_return),
-        Tile("Sharpe ratio", ratio(own.sharpe), of_sharpe + error),
+        Tile("Sharpe ratio", ratio(own.sharpe), error + of_sharpe),
         Tile("Max drawdown", percent(own.max_drawdown), of_drawdown),
         Tile("Fees paid", percent(own.fees / capital), ["of the capital", f"{own.trades:,} fills"]),
     ]
 
 
+def _figures(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
+    """Headings and a row a curve; the return a year only where the span is a year or more."""
+    rows = [_row(summary) for summary in summaries]
+    own = summaries[0]
+    if own.start is not None and own.end is not None and own.end - own.start >= YEAR_S:
+        return list(HEADINGS), rows
+    without = [n for n, heading in enumerate(HEADINGS) if heading != RETURN_A_YEAR]
+    return [HEADINGS[n] for n in without], [[row[n] for n in without] for row in rows]
+
+
 def _row(summary: Summary) -> list[str]:
-    """In the order of HEADINGS; a yearly return only for a whole year and more."""
-    a_year = summary.end is not None and summary.start is not None and summary.end - summary.start >= 365 * DAY_S
+    """In the order of HEADINGS."""
     under_water = summary.longest_drawdown_s
     return [
         signed(summary.total_return),
-        signed(summary.cagr if a_year else None),
+        signed(summary.cagr),
         percent(summary.volatility),
         ratio(summary.sharpe),
         ratio(summary.sortino),
@@ -235,9 +270,8 @@ def _row(summary: Summary) -> list[str]:
 
 def _fill(fill: SimulatedFill, symbols: Sequence[str]) -> list[str]:
     side = "buy" if fill.quantity > 0.0 else "sell"
-    at = f"{from_unix(fill.filled_at):%Y-%m-%d %H:%M}"
     amounts = (f"{abs(fill.quantity):,.8g}", f"{fill.price:,.8g}", f"{fill.cost:,.2f}", f"{fill.fee:,.2f}")
-    return [at, symbols[fill.instrument], side, *amounts]
+    return [_minute(fill.filled_at), symbols[fill.instrument], side, *amounts]
 
 
 def _sources(decisions: Sequence[Decision]) -> str:
@@ -270,7 +304,7 @@ def _equity(curves: Sequence[Curve], colours: Sequence[str]) -> Chart:
 
     lines = [_line(curve, colour, n == 0) for n, (curve, colour) in enumerate(zip(curves, colours, strict=True))]
     returns = [signed(float(curve.equity[-1] / curve.equity[0]) - 1.0) for curve in curves]
-    legend = [Legend("━", k, c.name, r) for c, k, r in zip(curves, colours, returns, strict=True)]
+    legend = [Legend("", k, c.name, r) for c, k, r in zip(curves, colours, returns, strict=True)]
     described = "Change of equity since the first bar, after fees and slippage."
     return Chart("Equity", described, charts.equity_chart(lines), legend)
 
@@ -281,7 +315,7 @@ def _drawdown(curves: Sequence[Curve], colours: Sequence[str], benchmark: int) -
     pair = sorted({0, benchmark})
     lines = [_line(curves[n], colours[n], n == 0) for n in pair]
     deepest = {n: percent(float(drawdowns(curves[n].equity).max())) for n in pair}
-    legend = [Legend("━", colours[n], curves[n].name, f"at worst {deepest[n]}") for n in pair]
+    legend = [Legend("", colours[n], curves[n].name, f"at worst {deepest[n]}") for n in pair]
     described = "How far equity stood below its highest point so far; the dot marks the deepest."
     return Chart("Drawdown", described, charts.drawdown_chart(lines), legend)
 
@@ -289,13 +323,23 @@ def _drawdown(curves: Sequence[Curve], colours: Sequence[str], benchmark: int) -
 def _exposure(result: BacktestResult) -> Chart:
     from policy import charts
 
-    weights = held_weights(result)
-    palette = [charts.INSTRUMENTS[n % len(charts.INSTRUMENTS)] for n in range(len(result.symbols))]
+    names, weights = _largest(result.symbols, held_weights(result), len(charts.INSTRUMENTS))
     mean = [f"{percent(float(weight))} on average" for weight in weights.mean(axis=0)]
-    legend = [Legend("■", k, s, m) for s, k, m in zip(result.symbols, palette, mean, strict=True)]
+    legend = [Legend("■", k, name, m) for k, name, m in zip(charts.INSTRUMENTS, names, mean, strict=False)]
     invested = percent(float(weights.sum(axis=1).mean()))
     described = f"What was held, as a share of equity: {invested} on average. The rest is cash."
-    return Chart("Exposure", described, charts.exposure_chart(result.curves[0].times, weights, palette), legend)
+    svg = charts.exposure_chart(result.curves[0].times, weights, charts.INSTRUMENTS[: len(names)])
+    return Chart("Exposure", described, svg, legend)
+
+
+def _largest(symbols: Sequence[str], weights: FloatArray, limit: int) -> tuple[list[str], FloatArray]:
+    """At most ``limit`` columns: the largest on average in their own order, the others summed into one."""
+    if len(symbols) <= limit:
+        return list(symbols), weights
+    order = np.argsort(-weights.mean(axis=0), kind="stable")
+    kept, others = np.sort(order[: limit - 1]), order[limit - 1 :]
+    summed = weights[:, others].sum(axis=1)
+    return [*(symbols[n] for n in kept), f"{len(others)} others"], np.column_stack([weights[:, kept], summed])
 
 
 def _most_traded(result: BacktestResult) -> list[int]:
@@ -317,9 +361,10 @@ def _price(result: BacktestResult, n: int) -> Chart:
     known = closes[~np.isnan(closes)]
     buys = int(bought.sum())
     legend = [
-        Legend("━", charts.MUTED, "price", signed(float(known[-1] / known[0]) - 1.0) if len(known) else "unknown"),
+        Legend("", charts.PRICE, "price", signed(float(known[-1] / known[0]) - 1.0) if len(known) else "unknown"),
         Legend("▲", charts.BUY, "bought", f"{buys:,}×"),
         Legend("▼", charts.SELL, "sold", f"{len(fills) - buys:,}×"),
     ]
-    line = charts.Line(result.curves[0].times, closes, charts.MUTED)
-    return Chart(result.symbols[n], "", charts.price_chart(line, trades, str(n)), legend)
+    line = charts.Line(result.curves[0].times, closes, charts.PRICE)
+    many = f"{charts.MAX_MARKERS} of its {len(fills):,} fills are drawn." if len(fills) > charts.MAX_MARKERS else ""
+    return Chart(result.symbols[n], many, charts.price_chart(line, trades, str(n)), legend)

@@ -30,7 +30,7 @@ from shared.settings import Settings
 ENVIRONMENTS = 8
 ROLLOUT = 256
 VALIDATION_SHARE = 0.15
-MIN_DECISIONS = 400
+MIN_DECISIONS = 200
 
 
 @job("train_policy")
@@ -136,12 +136,12 @@ def train(data: TrainingData, steps: int, seed: int, progress: bool) -> tuple[by
         n_steps=min(ROLLOUT, max(steps // ENVIRONMENTS, 8)),
         batch_size=512,
         n_epochs=5,
-        learning_rate=3e-4,
+        learning_rate=1e-4,
         gamma=0.98,
         gae_lambda=0.9,
         clip_range=0.2,
         target_kl=0.03,
-        policy_kwargs={"net_arch": [64, 64], "log_std_init": -1.0},
+        policy_kwargs={"net_arch": [64, 64], "log_std_init": -2.0},
         seed=seed,
         device="cpu",
     )

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg.rows import class_row, dict_row
 
+from shared.errors import SextantError
 from shared.settings import PROJECT, Settings
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ DatabaseError = psycopg.Error
 CONNECT_TIMEOUT_S = 10
 
 
-class DatabaseUnavailable(Exception):
+class DatabaseUnavailable(SextantError):
     """The database cannot be reached or logged in to; the message says what to do."""
 
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shared.errors import SextantError
 
-class EmbeddedDbError(Exception):
+
+class EmbeddedDbError(SextantError):
     """The embedded PostgreSQL can't be used; the message says what happened, to what, and what to do next."""
 
 

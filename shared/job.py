@@ -21,6 +21,7 @@ from psycopg.types.json import Json
 from shared.alerts import raise_alert
 from shared.clock import Clock, ReplayClock, SystemClock, parse_time
 from shared.db import Database, DatabaseError, DatabaseUnavailable, load_queries, open_database
+from shared.errors import SextantError
 from shared.log import configure_logging
 from shared.settings import Settings, SettingsError, load_settings
 
@@ -31,11 +32,11 @@ EXIT_CODES = {"done": 0, "nothing": 0, "busy": 0, "refused": 3}
 log = logging.getLogger("sextant.job")
 
 
-class UsageError(Exception):
+class UsageError(SextantError):
     """The caller asked for something that cannot be: exit 2 with the message."""
 
 
-class JobError(Exception):
+class JobError(SextantError):
     """The job cannot do its work, for a reason it can name: exit 1 with the message, without a traceback."""
 
 
@@ -140,7 +141,7 @@ def run_job_command(
     except (SettingsError, UsageError) as error:
         print(error, file=sys.stderr)
         return 2
-    except (JobError, DatabaseUnavailable) as error:
+    except SextantError as error:
         log.error(str(error), extra={"job": parser.prog})
         return 1
     except Exception:

@@ -8,12 +8,13 @@ import numpy as np
 
 from shared.clock import from_unix
 from shared.db import Database, load_queries
+from shared.errors import SextantError
 from shared.rows import Candles, Instrument
 
 CANDLE_KINDS = (">i8", ">f8", ">f8", ">f8", ">f8", ">f8", ">i4")
 
 
-class UnknownInstrument(LookupError):
+class UnknownInstrument(SextantError, LookupError):
     """An instrument that no candle was ever stored for."""
 
 

@@ -8,17 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from psycopg.types.json import Json
 
 from shared.db import Database, load_queries
+from shared.errors import SextantError
 from shared.onnx_check import OnnxRefused, check_onnx
 
 MAX_ONNX_BYTES = 20 * 1024 * 1024
 
 
-class ModelRefused(Exception):
+class ModelRefused(SextantError):
     """A model that must not be used: which one, what is wrong with it, what to do."""
 
 
@@ -108,11 +110,35 @@ def load_model(row: Mapping[str, Any], expected_schema: Mapping[str, Any] | None
 def active_model(database: Database, kind: str, expected_schema: Mapping[str, Any] | None = None) -> Model | None:
     """The active model of a kind; None when there is none, ModelRefused when it must not be used."""
     row = database.fetch_one(load_queries("shared")["active_model"], {"kind": kind})
-    return None if row is None else load_model(row, expected_schema)
+    return None if row is None else _load_once(database, row["id"], row["sha256"], expected_schema)
 
 
 def model_by_id(database: Database, model_id: int, expected_schema: Mapping[str, Any] | None = None) -> Model:
-    return load_model(_row_by_id(database, model_id), expected_schema)
+    row = database.fetch_one(load_queries("shared")["model_hash"], {"id": model_id})
+    if row is None:
+        raise ModelRefused(f"model {model_id} is not in this database; train one, or name another")
+    return _load_once(database, model_id, row["sha256"], expected_schema)
+
+
+# Models that passed every check, by id and hash: a replay asks for the same two each hour. Kept for each database
+# apart, because the same id and bytes in another one can have another training span and provenance.
+_LOADED: WeakKeyDictionary[Database, dict[tuple[int, str], Model]] = WeakKeyDictionary()
+MAX_LOADED = 8
+
+
+def _load_once(database: Database, model_id: int, sha256: str, expected: Mapping[str, Any] | None) -> Model:
+    loaded = _LOADED.setdefault(database, {})
+    model = loaded.get((model_id, sha256))
+    if model is None:
+        model = load_model(_row_by_id(database, model_id), expected)
+        if len(loaded) >= MAX_LOADED:
+            loaded.pop(next(iter(loaded)))
+        loaded[model_id, sha256] = model
+    else:
+        _check_schema(
+            f"{model.kind} model {model.id}", {"schema": model.schema, "schema_hash": model.schema_hash}, expected
+        )
+    return model
 
 
 def _row_by_id(database: Database, model_id: int) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import LiteralString
 
 from psycopg import sql
 
-from shared.db import Connection, DatabaseUnavailable, connect, embedded_server, owner_url, role_url
+from shared.db import Connection, connect, embedded_server, owner_url, role_url
+from shared.errors import SextantError
 from shared.settings import LAYERS, PROJECT, Settings, SettingsError, load_settings
 
 SCHEMA_LOCK = 7_305_001  # one at a time: CREATE OR REPLACE on the same object by two sessions fails
@@ -105,14 +106,16 @@ def main(argv: list[str] | None = None) -> int:
             print(stop_server(settings))
             return 0
         if action == "apply-host" and not settings.external_database:
-            raise SettingsError("no server of your own is set: give DATABASE_URL, or DB_HOST and its like, in config/.env")
+            raise SettingsError(
+                "no server of your own is set: give DATABASE_URL, or DB_HOST and its like, in config/.env"
+            )
         if action == "reset":
             drop_database(settings)
         url = bring_up(settings)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    except DatabaseUnavailable as error:
+    except SextantError as error:
         print(error, file=sys.stderr)
         return 1
     if action != "url":

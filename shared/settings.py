@@ -17,6 +17,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import TomlConfigSettingsSource as TomlSource
 
+from shared.errors import SextantError
+
 PROJECT = Path(__file__).resolve().parent.parent
 SETTINGS_FILE = PROJECT / "config" / "settings.toml"
 ENV_FILE = PROJECT / "config" / ".env"
@@ -27,7 +29,7 @@ Symbol = Annotated[str, Field(pattern=r"^[A-Z0-9-]+/[A-Z0-9]+$")]
 Timeframe = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
 
 
-class SettingsError(Exception):
+class SettingsError(SextantError):
     """Settings that cannot be used; the message names each key and what is allowed."""
 
 
@@ -59,7 +61,7 @@ class EncoderSettings(Section):
 
 
 class PolicySettings(Section):
-    train_steps: int = Field(120_000, ge=64, le=1_000_000_000)
+    train_steps: int = Field(60_000, ge=64, le=1_000_000_000)
     seed: int = Field(7, ge=0)
 
 
@@ -67,7 +69,7 @@ class ExecutionSettings(Section):
     """How a decision becomes an order, and what a paper fill costs."""
 
     delay_s: int = Field(120, ge=0, le=3600)  # between the candle close and the earliest fill
-    no_trade_band: float = Field(0.02, ge=0, le=0.5)  # change of weight below which nothing is sent
+    no_trade_band: float = Field(0.05, ge=0, le=0.5)  # change of weight below which nothing is sent
     taker_fee_bps: float = Field(40.0, ge=0, le=500)
     slippage_bps: float = Field(5.0, ge=0, le=500)  # half the spread and impact, a side
     stale_after_s: int = Field(7200, ge=60)  # inputs older than this: no entries

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,20 @@ def home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     worker = os.environ.get("PYTEST_XDIST_WORKER", "master")
     path = _home(tmp_path_factory, worker)
     bring_up(load_settings(home=path, db_name=TEMPLATE))
+    _do_not_wait_for_the_disk(path)
     if worker == "master":
         request.config.stash[HOMES] = path
     return path
+
+
+def _do_not_wait_for_the_disk(home: Path) -> None:
+    """Nobody needs these databases after the session; what survives a crash is tested on servers of its own."""
+    server = ensure_running(home)
+    admin = connect(server.url("postgres", server.superuser_password, "postgres"))
+    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        admin.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(setting)))
+    admin.execute("SELECT pg_reload_conf()")
+    admin.close()
 
 
 HOMES = pytest.StashKey[Path]()
@@ -56,18 +68,38 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         remove(path)
 
 
-@pytest.fixture
-def settings(home: Path) -> Iterator[Settings]:
-    """Settings for a fresh database of this test's own."""
-    name = f"test_{uuid.uuid4().hex[:16]}"
+@contextmanager
+def database_maker(home: Path) -> Iterator[Callable[[], Settings]]:
+    """Each call gives settings for one more fresh database; all are dropped at the end."""
     server = ensure_running(home)
     admin = connect(server.url("postgres", server.superuser_password, "postgres"))
-    admin.execute(
-        sql.SQL("CREATE DATABASE {} OWNER sextant TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
-    )
-    yield load_settings(home=home, db_name=name, universe=UNIVERSE)
-    admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-    admin.close()
+    made: list[sql.Identifier] = []
+
+    def make() -> Settings:
+        name = f"test_{uuid.uuid4().hex[:16]}"
+        create = sql.SQL("CREATE DATABASE {} OWNER sextant TEMPLATE {}")
+        admin.execute(create.format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
+        made.append(sql.Identifier(name))
+        return load_settings(home=home, db_name=name, universe=UNIVERSE)
+
+    try:
+        yield make
+    finally:
+        for name in made:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+        admin.close()
+
+
+@pytest.fixture
+def new_settings(home: Path) -> Iterator[Callable[[], Settings]]:
+    with database_maker(home) as make:
+        yield make
+
+
+@pytest.fixture
+def settings(new_settings: Callable[[], Settings]) -> Settings:
+    """Settings for a fresh database of this test's own."""
+    return new_settings()
 
 
 @pytest.fixture

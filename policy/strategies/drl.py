@@ -12,7 +12,7 @@ from policy.observation import View
 from policy.strategies import trend_vol_target
 from shared.rows import FloatArray
 
-REACH = 0.5  # of max_position, at risk aversion 1
+REACH = 0.25  # of max_position, at risk aversion 1
 
 
 def wanted_weights(view: View, action: FloatArray | None) -> FloatArray | None:

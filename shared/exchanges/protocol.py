@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from shared.errors import SextantError
 from shared.rows import Candles, InstrumentRules
 
 
-class ExchangeError(Exception):
+class ExchangeError(SextantError):
     """The venue could not be asked, or answered with something that is not an answer."""
 
 

@@ -48,8 +48,12 @@ SELECT set_config('synchronous_commit', 'off', true),
        pg_advisory_unlock(1397184339, (%(lock)s::bigint - 2147483648)::int)
 
 -- name: active_model
--- The active model of a kind, with its bytes.
-SELECT * FROM models WHERE kind = %(kind)s AND status = 'active'
+-- Which model of a kind is active; its bytes are fetched once, by id.
+SELECT id, sha256 FROM models WHERE kind = %(kind)s AND status = 'active'
+
+-- name: model_hash
+-- Whether a model is still the one that was loaded.
+SELECT sha256 FROM models WHERE id = %(id)s
 
 -- name: model_by_id
 -- One model, with its bytes.

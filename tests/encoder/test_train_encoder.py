@@ -12,8 +12,9 @@ import onnx
 import pytest
 import torch
 
+from encoder.augment import _mirror, _shift_level, augment, draw_mask
 from encoder.dataset import LABEL_HORIZON, build_dataset, split_in_time
-from encoder.encoder_model import Encoder, draw_mask
+from encoder.encoder_model import Encoder
 from encoder.schema import encoder_schema
 from encoder.train_encoder import run_once, train
 from shared.clock import ReplayClock, to_unix
@@ -183,10 +184,31 @@ def test_the_embedding_sees_the_whole_window() -> None:
     assert (window.grad.abs().sum((0, 1)) > 0).all()
 
 
-def test_half_of_the_windows_are_seen_whole_as_in_running() -> None:
-    masked = draw_mask(1000, torch.Generator().manual_seed(0))
-    assert not masked[1::2].any()
-    assert masked[::2].float().mean() == pytest.approx(0.4, abs=0.02)
+def test_two_patches_in_five_are_hidden() -> None:
+    assert draw_mask(1000, 16, torch.Generator().manual_seed(0)).float().mean() == pytest.approx(0.4, abs=0.02)
+
+
+def test_a_mirrored_and_shifted_window_is_the_window_of_the_mirrored_and_shifted_market() -> None:
+    candles = random_candles(N, HOUR, seed=5)
+    level, flipped = {}, {}
+    for name in ("open", "high", "low", "close"):
+        level[name] = np.log(getattr(candles, name) / 100)
+    for name, source in zip(("open", "high", "low", "close"), ("open", "low", "high", "close"), strict=True):
+        flipped[name] = 100 * np.exp(-1.01 * level[source])
+    true, other = (build_dataset([c], HOUR) for c in (candles, replace(candles, **flipped)))
+    windows, labels = torch.from_numpy(true.windows).clone(), torch.from_numpy(true.labels).clone()
+    _mirror(windows, labels, torch.ones(len(windows), dtype=torch.bool))
+    _shift_level(windows, labels, torch.full((len(windows),), float(np.log(1.01))))
+    np.testing.assert_allclose(labels, other.labels, atol=1e-3)
+    np.testing.assert_allclose(windows, other.windows, atol=0.03)  # (high - low) / close is mirrored only nearly
+
+
+def test_augmenting_leaves_the_data_alone() -> None:
+    windows, labels = torch.ones(50, len(FEATURES), WINDOW), torch.ones(50, 3)
+    changed, _ = augment(windows, labels, torch.Generator().manual_seed(0))
+    assert (windows == 1).all()
+    assert (labels == 1).all()
+    assert (changed[:, list(FEATURES).index("scaled_return")] == -1).any()
 
 
 def test_too_few_windows_are_refused_with_the_number_of_candles() -> None:

@@ -1,0 +1,141 @@
+"""One decision path: the jobs, tick by tick, and the backtest of the same span are the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from pipeline import demo
+from pipeline.replay import Databases, logged_in, replay
+from policy import backtest
+from policy.result import BacktestResult
+from shared.clock import to_unix
+from shared.money import to_float
+from shared.settings import Settings
+from tests.pipeline.world import install_random_policy, make_plan, make_series, prepare, small
+
+HOURS = 200
+DECISIONS = """
+SELECT d.as_of, i.symbol, d.wanted_weight, d.allowed_weight, d.reason, d.price, d.quantity_held, d.equity,
+       d.observation_hash
+FROM decisions d JOIN instruments i ON i.id = d.instrument_id ORDER BY d.as_of, i.symbol
+"""
+FILLS = """
+SELECT extract(epoch FROM f.filled_at)::bigint AS filled_at, i.symbol, f.side, f.quantity, f.price, f.cost, f.fee
+FROM fills f JOIN orders o ON o.id = f.order_id JOIN instruments i ON i.id = o.instrument_id
+ORDER BY f.filled_at, f.side DESC, i.symbol
+"""
+
+
+@pytest.fixture
+def traded(settings: Settings) -> Iterator[tuple[Databases, BacktestResult]]:
+    """200 hours through the jobs on 15m candles with a policy that keeps trading, then through the backtest."""
+    settings = small(settings, "15m")
+    plan = make_plan(make_series("15m", HOURS), "15m", HOURS)
+    with logged_in(settings) as databases:
+        prepare(databases, settings, plan)
+        install_random_policy(databases, settings, plan)
+        replay(plan.train_to, plan.end, databases, settings, plan.exchange)
+        wallet = backtest.find_wallet(databases["policy"], plan.end, demo.WALLET)
+        request = backtest.Request(wallet, plan.train_to, plan.end, demo.CAPITAL, "operator")
+        yield databases, backtest.run_backtest(databases["policy"], settings, request)
+
+
+def test_jobs_and_backtest_make_identical_decisions_and_fills(traded: tuple[Databases, BacktestResult]) -> None:
+    databases, result = traded
+    stored = databases["cli"].fetch(DECISIONS)
+    assert len(stored) == 2 * (HOURS + 1)
+    assert stored == list(_simulated_decisions(stored, result))
+
+    fills = databases["cli"].fetch(FILLS)
+    assert len(fills) > 50, "a test of parity needs trades"
+    assert {fill["side"] for fill in fills} == {"buy", "sell"}
+    assert [_as_floats(fill) for fill in fills] == sorted(_simulated_fills(result), key=_order)
+
+    equity = databases["cli"].fetch_one("SELECT equity FROM equity")
+    assert equity is not None
+    assert float(equity["equity"]) == pytest.approx(result.curves[0].equity[-1], abs=1e-7)
+
+
+def _simulated_decisions(stored: list[dict[str, Any]], result: BacktestResult) -> Iterator[dict[str, Any]]:
+    """The backtest's decisions in the shape of the stored rows; the book's fields are compared via observation."""
+    rows = iter(stored)
+    for as_of, decision in zip(result.decision_times, result.decisions, strict=True):
+        for n, symbol in enumerate(result.symbols):
+            row = next(rows)
+            yield row | {
+                "as_of": as_of,
+                "symbol": symbol,
+                "wanted_weight": float(decision.wanted[n]),
+                "allowed_weight": float(decision.allowed[n]),
+                "reason": f"{decision.source}: {decision.plan.reasons[n]}",
+                "observation_hash": decision.observation_hash,
+            }
+
+
+def _simulated_fills(result: BacktestResult) -> Iterator[tuple[Any, ...]]:
+    for fill in result.fills:
+        side = "buy" if fill.quantity > 0 else "sell"
+        symbol = result.symbols[fill.instrument]
+        yield fill.filled_at, symbol, side, abs(fill.quantity), fill.price, fill.cost, fill.fee
+
+
+def _as_floats(fill: dict[str, Any]) -> tuple[Any, ...]:
+    money = (to_float(fill[name]) for name in ("quantity", "price", "cost", "fee"))
+    return (fill["filled_at"], fill["symbol"], fill["side"], *money)
+
+
+def _order(fill: tuple[Any, ...]) -> tuple[Any, ...]:
+    return fill[0], fill[2] == "buy", fill[1]
+
+
+def test_a_second_replay_of_the_same_ticks_writes_nothing_new(
+    settings: Settings,
+) -> None:
+    settings = small(settings, "1h")
+    hours = 12
+    plan = make_plan(make_series("1h", hours), "1h", hours)
+    tables = (
+        "market_data",
+        "embeddings",
+        "market_state",
+        "policy_config",
+        "decisions",
+        "orders",
+        "order_events",
+        "fills",
+    )
+    with logged_in(settings) as databases:
+        prepare(databases, settings, plan)
+        install_random_policy(databases, settings, plan)
+        replay(plan.train_to, plan.end, databases, settings, plan.exchange)
+
+        def rows() -> dict[str, list[dict[str, Any]]]:
+            cli = databases["cli"]
+            return {t: cli.fetch(f"SELECT (to_jsonb(t) - 'state')::text AS row FROM {t} t ORDER BY 1") for t in tables}  # type: ignore[arg-type]
+
+        before = rows()
+        assert before["order_events"]
+        replay(plan.train_to, plan.end, databases, settings, plan.exchange)
+        assert rows() == before
+
+
+def test_a_backtest_of_what_the_model_was_trained_on_is_refused_or_marked(settings: Settings) -> None:
+    settings = small(settings, "1h")
+    plan = make_plan(make_series("1h", 24), "1h", 24)
+    with logged_in(settings) as databases:
+        prepare(databases, settings, plan)
+        demo.backfill.run_once(demo.ReplayClock(plan.end), databases["candles"], settings, plan.exchange)
+        database = databases["policy"]
+        wallet = backtest.find_wallet(database, plan.end, None)
+        early = plan.train_to - timedelta(days=2)
+        request = backtest.Request(wallet, early, plan.end, 1_000.0, "operator")
+        with pytest.raises(backtest.UsageError, match="proves nothing"):
+            backtest.run_backtest(database, settings, request)
+        marked = backtest.Request(wallet, early, plan.end, 1_000.0, "operator", in_sample=True)
+        result = backtest.run_backtest(database, settings, marked)
+        assert "trained on candles up to" in result.in_sample
+        assert to_unix(result.decision_times[0]) == to_unix(early)

@@ -1,0 +1,121 @@
+"""A small world to run the whole loop in: two made-up instruments, models trained for a moment, one wallet."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from candles.store import default_rules
+from pipeline import demo
+from pipeline.demo import Plan
+from pipeline.replay import Databases
+from policy.observation import policy_schema
+from policy.policy_export import export_actor
+from shared.clock import to_unix
+from shared.exchanges.recorded import RecordedExchange
+from shared.model_store import active_model, model_by_id, save_model
+from shared.rows import Candles
+from shared.settings import TIMEFRAMES, Settings
+from tests.helpers import random_candles
+
+SYMBOLS = ("AAA/USDT", "BBB/USDT")
+START = datetime(2024, 3, 1, tzinfo=UTC)
+LEARNT = timedelta(days=11)  # the encoder's span; the policy's follows, a day later
+TRADES_FROM = START + 2 * LEARNT + timedelta(days=1)
+
+
+def small(settings: Settings, base_timeframe: str) -> Settings:
+    """The same settings with moments of training instead of minutes."""
+    return settings.model_copy(
+        update={
+            "universe": settings.universe.model_copy(update={"base_timeframe": base_timeframe}),
+            "encoder": settings.encoder.model_copy(update={"train_steps": 3, "batch_size": 32}),
+            "policy": settings.policy.model_copy(update={"train_steps": 64}),
+        }
+    )
+
+
+def make_series(base_timeframe: str, hours: int) -> dict[str, Candles]:
+    """Gapless candles from START until ``hours`` after trading begins."""
+    base_s = TIMEFRAMES[base_timeframe]
+    end = to_unix(TRADES_FROM) + hours * 3600
+    n = (end - to_unix(START)) // base_s
+    volatility = 0.006 * (base_s / 3600) ** 0.5
+    return {s: random_candles(n, base_s, seed, end, volatility) for seed, s in enumerate(SYMBOLS, start=11)}
+
+
+def make_plan(series: dict[str, Candles], base_timeframe: str, hours: int) -> Plan:
+    rules = {symbol: default_rules(100.0) for symbol in SYMBOLS}
+    exchange = RecordedExchange("test", "real", TIMEFRAMES[base_timeframe], series, rules)
+    encoder_to = START + LEARNT
+    return Plan(
+        exchange, SYMBOLS, base_timeframe, START, encoder_to, encoder_to + timedelta(days=1), TRADES_FROM,
+        TRADES_FROM + timedelta(hours=hours),
+    )  # fmt: skip
+
+
+def random_actor(observation_size: int, actions: int, seed: int) -> Any:
+    """An actor that always wants something else: nothing learnt, but every path of trading is walked."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def layer(inputs: int, outputs: int, scale: float) -> torch.nn.Linear:
+        made = torch.nn.Linear(inputs, outputs)
+        made.weight.data = torch.randn(outputs, inputs, generator=generator) * scale
+        made.bias.data = torch.randn(outputs, generator=generator) * 0.1
+        return made
+
+    hidden = [layer(observation_size, 32, 0.1), torch.nn.Tanh(), layer(32, 32, 0.3), torch.nn.Tanh()]
+    return SimpleNamespace(mlp_extractor=SimpleNamespace(policy_net=hidden), action_net=layer(32, actions, 0.5))
+
+
+def install_random_policy(databases: Databases, settings: Settings, plan: Plan, seed: int = 5) -> int:
+    """Makes a random actor the active policy, as if it had been trained on the policy's span."""
+    database = databases["policy"]
+    encoder = active_model(database, "encoder")
+    assert encoder is not None
+    schema = policy_schema(SYMBOLS, settings.universe.decision_timeframe_s, encoder.schema_hash)
+    actor = random_actor(len(schema["observation"]), len(SYMBOLS), seed)
+    return save_model(
+        database,
+        kind="policy",
+        onnx=export_actor(actor),
+        schema=schema,
+        trained_from=plan.policy_from,
+        trained_to=plan.train_to,
+        label_horizon_s=0,
+        provenance="real",
+        encoder_id=model_by_id(database, encoder.id).id,
+        metrics={},
+        recorded_at=plan.train_to,
+    )
+
+
+def prepare(databases: Databases, settings: Settings, plan: Plan) -> None:
+    """Everything up to the first traded candle: candles, encoder, embeddings, regimes, policy, wallet."""
+    demo._prepare(plan, settings, databases, progress=False)
+    demo._train(plan, settings, databases, progress=False)
+    demo._open_wallet(plan, settings, databases)
+
+
+def poison(series: dict[str, Candles], after: datetime, kind: str) -> dict[str, Candles]:
+    """The same candles up to ``after``; from then on another future."""
+    return {symbol: _poisoned(candles, to_unix(after), kind) for symbol, candles in series.items()}
+
+
+def _poisoned(candles: Candles, after: int, kind: str) -> Candles:
+    past, future = candles[candles.as_of <= after], candles[candles.as_of > after]
+    if kind == "crash":
+        scaled = [getattr(future, name) * 0.3 for name in ("open", "high", "low", "close")]
+        future = Candles(future.as_of, *scaled, future.volume, future.trades)
+    elif kind == "reversed":
+        future = Candles(future.as_of, *(getattr(future, n)[::-1] for n in Candles.__slots__[1:]))
+    elif kind == "gone":
+        future = future[:: max(len(future) // 3, 1)]
+    else:
+        flat = np.full(len(future), float(past.close[-1]))
+        future = Candles(future.as_of, flat, flat, flat, flat, np.zeros(len(future)), future.trades)
+    return Candles.concatenate([past, future])

@@ -1,0 +1,191 @@
+"""One valid row of every table, so that a test can write it, spoil it, or be refused it.
+
+``seed`` writes the first rows of each table as the role that owns it; ``next_row`` is one that the seeded database
+would take. It refers to seeded rows by their ids, so it stays valid however often an insert was rolled back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Json
+
+from shared.db import Connection, Database, connect, owner_url, role_url
+from shared.embedded_db import ensure_running
+from shared.settings import Settings, load_settings
+from tests.conftest import TEMPLATE, UNIVERSE
+
+NOON = datetime(2024, 6, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+ROLES = ("candles", "encoder", "meta_controller", "policy", "sender", "cli")
+Row = dict[str, Any]
+
+# The role that writes each table; the shared ones by the role whose rows ``rows`` gives.
+WRITERS = {
+    "instruments": "candles", "market_data": "candles", "models": "encoder", "embeddings": "encoder",
+    "market_state": "meta_controller", "policy_config": "meta_controller", "wallets": "cli", "limits": "cli",
+    "cash_flows": "cli", "commands": "cli", "decisions": "policy", "orders": "policy", "order_events": "sender",
+    "fills": "sender", "job_runs": "policy", "alerts": "policy", "backtests": "policy",
+}  # fmt: skip
+SEEDED = dict.fromkeys(WRITERS, 2) | {
+    "instruments": 3,
+    "market_data": 3,
+    "wallets": 3,
+    "decisions": 3,
+    "order_events": 1,
+}
+
+
+def order_id(k: int) -> uuid.UUID:
+    return uuid.UUID(int=k)
+
+
+def rows(k: int) -> dict[str, Row]:
+    """The k-th row of every table, in the order in which they may be inserted."""
+    return _market_rows(k) | _steering_rows(k) | _operator_rows(k) | _trading_rows(k) | _side_rows(k)
+
+
+def _market_rows(k: int) -> dict[str, Row]:
+    onnx = f"model {k}".encode()
+    return {
+        "instruments": {
+            "venue": "test", "symbol": f"A{k}/USDT", "base_timeframe_s": 300, "tick_size": "0.01",
+            "lot_size": "0.00001", "min_notional": 10, "provenance": "real", "recorded_at": NOON,
+        },
+        "market_data": {
+            "instrument_id": 1, "timeframe_s": 300, "as_of": NOON + k * HOUR, "open": 100.0, "high": 101.0,
+            "low": 99.0, "close": 100.5, "volume": 3.0, "trades": 7, "source": "test", "recorded_at": NOON + k * HOUR,
+        },
+        "models": {
+            "kind": "encoder", "onnx": onnx, "sha256": hashlib.sha256(onnx).hexdigest(), "schema": Json({}),
+            "schema_hash": "", "trained_from": NOON - HOUR, "trained_to": NOON, "label_horizon_s": 3600,
+            "known_from": NOON + HOUR, "provenance": "real", "metrics": Json({}), "status": "candidate",
+            "recorded_at": NOON,
+        },
+        "embeddings": {
+            "model_id": 1, "instrument_id": 1, "timeframe_s": 300, "as_of": NOON + k * HOUR,
+            "embedding": str([0.125] * 64), "ood": 0.5, "known_from": NOON + k * HOUR, "recorded_at": NOON,
+        },
+    }  # fmt: skip
+
+
+def _steering_rows(k: int) -> dict[str, Row]:
+    told = {"track": "live", "as_of": NOON + k * HOUR, "source": "rules", "reasons": "", "recorded_at": NOON,
+            "valid_until": NOON + (k + 1) * HOUR, "known_from": NOON + k * HOUR}  # fmt: skip
+    return {
+        "market_state": told | {
+            "horizon_s": 86400, "p_down": 0.2, "p_flat": 0.3, "p_up": 0.5, "p_vol_low": 0.1, "p_vol_mid": 0.8,
+            "p_vol_high": 0.1, "conviction": 0.5, "regime": "bull",
+        },
+        "policy_config": told | {
+            "risk_aversion": 1, "turnover_penalty": 1, "drawdown_penalty": 1, "target_volatility": 0.25,
+            "max_exposure": 0.8, "max_position": 0.4, "daily_loss_limit": 0.05, "max_drawdown": 0.2, "pause": False,
+            "strategy_weights": Json({"drl": 1.0}),
+        },
+    }  # fmt: skip
+
+
+def _operator_rows(k: int) -> dict[str, Row]:
+    return {
+        "wallets": {
+            "name": f"wallet-{k}", "venue": "test", "mode": "paper", "quote": "USDT", "track": "live",
+            "taker_fee_bps": 40, "slippage_bps": 5, "recorded_at": NOON,
+        },
+        "limits": {
+            "wallet_id": k, "symbols": ["A1/USDT", "A2/USDT"], "max_order_notional": 1000, "max_orders_a_day": 5,
+            "recorded_at": NOON,
+        },
+        "cash_flows": {
+            "wallet_id": 1, "asset": "USDT", "amount": 5000, "reference": f"deposit-{k}", "at": NOON,
+            "recorded_at": NOON,
+        },
+        "commands": {
+            "wallet_id": 1, "command": "resume", "reason": "test", "issuer": "test", "idempotency_key": f"key-{k}",
+            "issued_at": NOON, "expires_at": NOON + HOUR,
+        },
+    }  # fmt: skip
+
+
+def _trading_rows(k: int) -> dict[str, Row]:
+    return {
+        "decisions": {
+            "wallet_id": 1, "instrument_id": 1, "as_of": NOON + k * HOUR, "source": "policy", "wanted_weight": 0.5,
+            "allowed_weight": 0.25, "clamps": Json([]), "reason": "test", "price": 100.0, "quantity_held": 0,
+            "cash": 5000, "equity": 5000.0, "recorded_at": NOON,
+        },
+        "orders": {
+            "id": order_id(k), "decision_id": k, "wallet_id": 1, "mode": "paper", "instrument_id": 1, "side": "buy",
+            "type": "market", "quantity": 2, "reference_price": 100.0, "not_before": NOON, "deadline": NOON + HOUR,
+            "recorded_at": NOON,
+        },
+        "order_events": {
+            "order_id": order_id(k), "event": "accepted", "detail": "test", "at": NOON, "recorded_at": NOON,
+        },
+        "fills": {
+            "wallet_id": 1, "venue_trade_id": f"trade-{k}", "order_id": order_id(1), "side": "buy", "quantity": 1,
+            "price": 100, "cost": 100, "fee": "0.4", "fee_asset": "USDT", "filled_at": NOON, "recorded_at": NOON,
+        },
+    }  # fmt: skip
+
+
+def _side_rows(k: int) -> dict[str, Row]:
+    return {
+        "job_runs": {"job": f"job-{k}", "clock_at": NOON, "started_at": NOON, "status": "running"},
+        "alerts": {"severity": "info", "key": f"key-{k}", "message": "", "day": NOON.date(), "recorded_at": NOON},
+        "backtests": {
+            "span_from": NOON, "span_to": NOON + k * HOUR, "parameters": Json({}), "in_sample": False,
+            "metrics": Json({}), "recorded_at": NOON,
+        },
+    }  # fmt: skip
+
+
+def insert(connection: Connection, table: str, row: Mapping[str, Any]) -> int:
+    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(map(sql.Identifier, row)),
+        sql.SQL(", ").join(map(sql.Placeholder, row)),
+    )
+    return connection.execute(statement, row).rowcount
+
+
+def next_row(table: str, writer: str | None = None) -> Row:
+    """A valid row of ``table`` beside the seeded ones, as its ``writer`` may write it."""
+    row = rows(SEEDED[table] + 1)[table]
+    return row | {"kind": "policy", "encoder_id": 1} if (table, writer) == ("models", "policy") else row
+
+
+def seed(database_for: Callable[[str], Database]) -> None:
+    for table, writer in WRITERS.items():
+        for k in range(1, SEEDED[table] + 1):
+            assert insert(database_for(writer).connection, table, rows(k)[table]) == 1
+
+
+@contextmanager
+def own_database(home: Path, name: str) -> Iterator[tuple[Settings, Callable[[str], Database]]]:
+    """A database for a whole module: its settings, and each role's log-in ("owner" is the owner's)."""
+    server = ensure_running(home)
+    admin = connect(server.url("postgres", server.superuser_password, "postgres"))
+    name = f"{name}_{uuid.uuid4().hex[:12]}"
+    admin.execute(
+        sql.SQL("CREATE DATABASE {} OWNER sextant TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
+    )
+    settings = load_settings(home=home, db_name=name, universe=UNIVERSE)
+    opened: dict[str, Database] = {}
+
+    def database_for(layer: str) -> Database:
+        if layer not in opened:
+            opened[layer] = Database(owner_url(settings) if layer == "owner" else role_url(settings, layer))
+        return opened[layer]
+
+    yield settings, database_for
+    for database in opened.values():
+        database.close()
+    admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    admin.close()
