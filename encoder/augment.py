@@ -1,8 +1,8 @@
 """What training does to a batch so that it learns the market's shape and not the months by heart.
 
-80 days of hourly candles of two coins hold perhaps a hundred independent days. Without this the network knew
-them all after 400 steps, and its probe fell from +0.13 to -0.03 (R² of tomorrow's ln volatility, mean of
-four spans of BTC and ETH 2023-2024); with it the mean is +0.2, beside 0.13 of the HAR regression.
+80 days of hourly candles of two coins hold perhaps a hundred independent days, and a network learns those by
+heart: measured on four such spans of BTC and ETH (2023-2024), R² of tomorrow's ln volatility out of sample was
+-0.03 without this and +0.20 with it; HAR regression 0.13, persistence -0.32.
 """
 
 from __future__ import annotations

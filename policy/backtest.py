@@ -31,7 +31,7 @@ from shared.job import Context, JobError, Outcome, UsageError, job, job_parser, 
 from shared.market_data import find_instruments, read_candles
 from shared.metrics import summarise
 from shared.money import to_float
-from shared.rows import Instrument
+from shared.rows import Instrument, IntArray
 from shared.settings import Settings
 
 DEFAULT_CAPITAL = 10_000.0
@@ -105,7 +105,7 @@ class Laboratory:
         for as_of in self.times:
             simulator.advance_to(as_of)
             market = self.inputs.at(as_of)
-            if np.isnan(market.prices).any():
+            if not market.tradable.any() or np.isnan(market.prices).any():
                 continue
             if self.request.limits == "off":
                 market = replace(
@@ -115,7 +115,8 @@ class Laboratory:
             circumstances = Circumstances(
                 operator=self.operator,
                 rules=self.rules,
-                in_flight=simulator.in_flight | ~market.tradable,
+                in_flight=simulator.in_flight,
+                tradable=market.tradable,
                 wallet_paused=False,
                 doubts=market.doubts if act else doubts_without_policy(market),
             )
@@ -137,15 +138,16 @@ class Laboratory:
         return self._curve("buy and hold", simulator)
 
     def cash(self) -> Curve:
-        times = self.bar_times()
+        times = self.curve_times()
         return Curve("cash", times, np.full(len(times), self.request.capital))
 
-    def bar_times(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        return self.grid.start + self.grid.base_s * (1 + np.arange(len(self.grid.open), dtype=np.int64))
+    def curve_times(self) -> IntArray:
+        """The start, where everything is cash, then each bar's close."""
+        return self.grid.start + self.grid.base_s * np.arange(len(self.grid.open) + 1, dtype=np.int64)
 
     def _curve(self, name: str, simulator: Simulator) -> Curve:
-        fills = simulator.fills
-        return Curve(name, self.bar_times(), simulator.equity_by_bar, simulator.fees, simulator.traded, len(fills))
+        equity = np.r_[self.request.capital, simulator.equity_by_bar]
+        return Curve(name, self.curve_times(), equity, simulator.fees, simulator.traded, len(simulator.fills))
 
 
 def _require_known(policy: PolicyModel | None, request: Request) -> str:
@@ -170,7 +172,7 @@ def run_backtest(database: Database, settings: Settings, request: Request) -> Ba
     return BacktestResult(
         curves=curves,
         symbols=[i.symbol for i in lab.instruments],
-        closes=lab.grid.close,
+        closes=np.vstack([np.full(len(lab.instruments), np.nan), lab.grid.close]),
         decision_times=own.decision_times,
         decisions=own.decisions,
         fills=own.fills,

@@ -39,7 +39,8 @@ class Circumstances:
 
     operator: OperatorLimits
     rules: TradingRules
-    in_flight: NDArray[np.bool_]
+    in_flight: NDArray[np.bool_]  # [N]: an order whose end is not known yet
+    tradable: NDArray[np.bool_]  # [N]: has a candle that closed at this moment
     wallet_paused: bool
     doubts: str
 
@@ -66,7 +67,9 @@ def decide(view: View, act: Act | None, circumstances: Circumstances) -> Decisio
         wanted=wanted,
         allowed=allowed,
         clamps=clamps,
-        plan=plan(allowed, view.book, view.prices, circumstances.rules, circumstances.in_flight),
+        plan=plan(
+            allowed, view.book, view.prices, circumstances.rules, circumstances.in_flight, circumstances.tradable
+        ),
         source="policy" if action is not None else BASELINE,
         observation_hash=observation_hash(observation) if observation is not None else None,
     )

@@ -108,6 +108,9 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
         settings.execution.stale_after_s,
     )
     market = inputs.at(as_of)
+    if not market.tradable.any():
+        raise_alert(database, clock.now(), "warning", f"no-candles:{wallet['name']}", f"at {as_of}: {market.doubts}")
+        return 0, 0  # nothing to decide on; asked again at the next tick, should the candles be late
     if np.isnan(market.prices).any():
         raise UnknownInstrument(f"{wallet['name']}: no price of one of {', '.join(wallet['symbols'])} is known yet")
     if market.doubts and policy:
@@ -115,14 +118,14 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
             database, clock.now(), "warning", f"doubts:{wallet['name']}", f"no entries at {as_of}: {market.doubts}"
         )
     book = _read_book(database, wallet, instruments, as_of, market.prices)
-    in_flight = _in_flight(database, wallet, instruments) | ~market.tradable
     decision = decide(
         market.view(book),
         policy.act if policy else None,
         Circumstances(
             operator=operator,
             rules=trading_rules(instruments, settings, wallet["max_order_notional"]),
-            in_flight=in_flight,
+            in_flight=_in_flight(database, wallet, instruments),
+            tradable=market.tradable,
             wallet_paused=not wallet["trading"],
             doubts=market.doubts if policy else doubts_without_policy(market),
         ),
@@ -151,7 +154,7 @@ def _read_book(
     capital = to_float(row["capital"])
     history = History(
         day_start_equity=capital if row["day_start_equity"] is None else row["day_start_equity"],
-        peak_equity=max(capital, row["peak_equity"] or 0.0),
+        peak_equity=row["peak_equity"] or 0.0,
     )
     return make_book(
         as_of, to_float(row["cash"]), np.array([held.get(i.id, 0.0) for i in instruments]), prices, history

@@ -154,7 +154,8 @@ class PortfolioEnv(gymnasium.Env[Observation, Observation]):
         circumstances = Circumstances(
             operator=NO_LIMITS,
             rules=self._data.rules,
-            in_flight=self._simulator.in_flight | ~market.tradable,
+            in_flight=self._simulator.in_flight,
+            tradable=market.tradable,
             wallet_paused=False,
             doubts=market.doubts,
         )

@@ -1,7 +1,7 @@
 """The border between money (Decimal, as NUMERIC(28,8)) and the kernel's floats: one function each way.
 
-A sum of 8-decimal amounts below 90 million keeps its exact value as a double (90e6 × 1e8 < 2^53), so
-crossing and coming back loses nothing; beyond that the border refuses rather than rounds.
+Below 2^26 (67 million) neighbouring doubles are less than 1e-8 apart, so that every 8-decimal amount has a
+double of its own: crossing and coming back loses nothing. Beyond that the border refuses rather than rounds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 QUANTUM = Decimal("0.00000001")
-LARGEST_EXACT = 9e7
+LARGEST_EXACT = 2.0**26
 
 
 def to_money(value: float) -> Decimal:

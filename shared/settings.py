@@ -82,7 +82,7 @@ class RiskSettings(Section):
     max_exposure: float = Field(1.0, ge=0, le=1)
     daily_loss_limit: float = Field(0.05, ge=0.005, le=0.2)
     max_drawdown: float = Field(0.15, ge=0.02, le=0.5)
-    max_order_notional: float = Field(100_000.0, gt=0, lt=9e7)
+    max_order_notional: float = Field(100_000.0, gt=0, lt=6.7e7)
     max_orders_a_day: int = Field(500, ge=1)
 
 

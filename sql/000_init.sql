@@ -361,9 +361,12 @@ FROM cash c LEFT JOIN (
 
 -- May this intent be sent? NULL = yes, else the one reason why not. The policy writes intents but cannot
 -- change this function, the limits or the commands that it reads; the sender sends only what passes here.
+-- What the policy could misstate to slip through (its price, its time) is held against what others wrote: the
+-- newest close, the sender's own events.
 CREATE OR REPLACE FUNCTION approve(intent uuid, at_time timestamptz) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT CASE
+        WHEN o.id IS NULL THEN 'there is no such order'
         WHEN w.mode <> o.mode THEN format('order says %s, wallet is %s', o.mode, w.mode)
         WHEN w.mode <> 'paper' THEN 'only paper wallets can trade in this version'
         WHEN o.state <> 'intended' THEN format('order is already %s', o.state)
@@ -374,19 +377,25 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
         WHEN o.side = 'buy' AND k.command IS DISTINCT FROM 'resume' THEN 'the wallet is paused: no entries'
         WHEN o.side = 'buy' AND o.quantity * o.reference_price::numeric > l.max_order_notional
             THEN format('notional above the limit of %s', l.max_order_notional)
+        WHEN o.side = 'buy' AND (m.close IS NULL OR abs(o.reference_price / m.close - 1) > 0.1)
+            THEN format('sized at a price of %s, which is not near the newest close of %s', o.reference_price, m.close)
         WHEN o.side = 'sell' AND o.quantity > coalesce(p.quantity, 0) THEN 'sells more than is held'
-        WHEN o.side = 'buy' AND (SELECT count(*) FROM orders d WHERE d.wallet_id = w.id
-              AND d.recorded_at > at_time - interval '1 day' AND d.recorded_at <= at_time) > l.max_orders_a_day
+        WHEN o.side = 'buy' AND (SELECT count(*) FROM order_events e JOIN orders d ON d.id = e.order_id
+              WHERE d.wallet_id = w.id AND e.event = 'accepted'
+              AND e.recorded_at > at_time - interval '1 day' AND e.recorded_at <= at_time) >= l.max_orders_a_day
             THEN format('more than %s orders within 24 hours', l.max_orders_a_day)
     END
-    FROM orders o
-    JOIN wallets w ON w.id = o.wallet_id
-    JOIN instruments i ON i.id = o.instrument_id
+    FROM (SELECT intent) asked
+    LEFT JOIN orders o ON o.id = asked.intent
+    LEFT JOIN wallets w ON w.id = o.wallet_id
+    LEFT JOIN instruments i ON i.id = o.instrument_id
     LEFT JOIN limits l ON l.wallet_id = w.id
     LEFT JOIN positions p ON p.wallet_id = w.id AND p.instrument_id = i.id
     LEFT JOIN LATERAL (SELECT command FROM commands c WHERE c.wallet_id = w.id AND c.issued_at <= at_time
                        ORDER BY c.issued_at DESC, c.id DESC LIMIT 1) k ON true
-    WHERE o.id = intent
+    LEFT JOIN LATERAL (SELECT close FROM market_data d WHERE d.instrument_id = i.id
+                       AND d.timeframe_s = i.base_timeframe_s AND d.as_of <= at_time
+                       ORDER BY d.as_of DESC LIMIT 1) m ON true
 $$;
 
 -- ───────────────────────────────────────────────────────────────────────────────────── beside the spine ──

@@ -33,17 +33,27 @@ class Plan:
 
 
 def plan(
-    allowed: FloatArray, book: Book, prices: FloatArray, rules: TradingRules, in_flight: NDArray[np.bool_]
+    allowed: FloatArray,
+    book: Book,
+    prices: FloatArray,
+    rules: TradingRules,
+    in_flight: NDArray[np.bool_],
+    tradable: NDArray[np.bool_],
 ) -> Plan:
-    """The orders that bring the book to ``allowed`` [N]: sells whole lots of what is held, buys whole lots."""
+    """The orders that bring the book to ``allowed`` [N]: sells whole lots of what is held, buys whole lots.
+
+    Nothing is sent for an instrument with an order in flight, nor for one whose newest candle is missing: a
+    position is held rather than sold on a price that is not known.
+    """
     weights = book.weights(prices)
     quantities, reasons = [], []
     for n in range(len(allowed)):
-        quantity, reason = (
-            (0.0, "an earlier order is still open")
-            if in_flight[n]
-            else _one_order(float(allowed[n]), float(weights[n]), n, book, float(prices[n]), rules)
-        )
+        if in_flight[n]:
+            quantity, reason = 0.0, "an earlier order is still open"
+        elif not tradable[n]:
+            quantity, reason = 0.0, "its newest candle is missing"
+        else:
+            quantity, reason = _one_order(float(allowed[n]), float(weights[n]), n, book, float(prices[n]), rules)
         quantities.append(quantity)
         reasons.append(reason)
     return Plan(np.array(quantities), reasons)

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-EPSILON = 1e-9  # relative slack in steps: 0.3 / 0.1 is 2.9999999999999996 and means 3
+# Slack in steps, absolute and relative: 0.3 / 0.1 is 2.9999999999999996 and means 3, and so among billions of them.
+EPSILON = 1e-9
+ULPS = 1e-15
+MONEY_STEP = 1e-8
 
 
 def round_money(amount: float) -> float:
@@ -28,12 +31,12 @@ def round_money(amount: float) -> float:
 
 def floor_to_step(value: float, step: float) -> float:
     """The largest multiple of ``step`` not above ``value``."""
-    return round_money(math.floor(value / step + EPSILON) * step)
+    return round_money(math.floor(value / step * (1.0 + ULPS) + EPSILON) * step)
 
 
 def ceil_to_step(value: float, step: float) -> float:
     """The smallest multiple of ``step`` not below ``value``."""
-    return round_money(math.ceil(value / step - EPSILON) * step)
+    return round_money(math.ceil(value / step * (1.0 - ULPS) - EPSILON) * step)
 
 
 def market_price(is_buy: bool, reference: float, slippage_bps: float, tick: float) -> float:
@@ -44,13 +47,15 @@ def market_price(is_buy: bool, reference: float, slippage_bps: float, tick: floa
 
 
 def affordable(cash: float, price: float, fee_bps: float, lot: float) -> float:
-    """The largest quantity in whole lots whose cost and fee ``cash`` covers."""
-    if cash <= 0.0:
-        return 0.0
-    quantity = floor_to_step(cash / (price * (1.0 + fee_bps * 1e-4)), lot)
-    while quantity > 0.0 and trade_cost(quantity, price) + trade_fee(trade_cost(quantity, price), fee_bps) > cash:
-        quantity = floor_to_step(quantity - lot, lot)  # rounding of cost and fee can overshoot by one lot
-    return max(quantity, 0.0)
+    """The largest quantity in whole lots whose cost and fee ``cash`` covers (to MONEY_STEP)."""
+    budget = cash
+    while budget > 0.0:
+        quantity = floor_to_step(budget / (price * (1.0 + fee_bps * 1e-4)), lot)
+        cost = trade_cost(quantity, price)
+        if cost + trade_fee(cost, fee_bps) <= cash:
+            return quantity
+        budget -= MONEY_STEP  # rounding of cost and fee overshot: at most a few times, however small the lot
+    return 0.0
 
 
 def trade_cost(quantity: float, price: float) -> float:

@@ -114,7 +114,7 @@ def _poisoned(candles: Candles, after: int, kind: str) -> Candles:
     elif kind == "reversed":
         future = Candles(future.as_of, *(getattr(future, n)[::-1] for n in Candles.__slots__[1:]))
     elif kind == "gone":
-        future = future[:: max(len(future) // 3, 1)]
+        future = future[1::3]
     else:
         flat = np.full(len(future), float(past.close[-1]))
         future = Candles(future.as_of, flat, flat, flat, flat, np.zeros(len(future)), future.trades)

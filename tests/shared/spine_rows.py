@@ -19,6 +19,7 @@ from psycopg.types.json import Json
 
 from shared.db import Connection, Database, connect, owner_url, role_url
 from shared.embedded_db import ensure_running
+from shared.schema import apply_schema
 from shared.settings import Settings, load_settings
 from tests.conftest import TEMPLATE, UNIVERSE
 
@@ -177,6 +178,8 @@ def own_database(home: Path, name: str) -> Iterator[tuple[Settings, Callable[[st
         sql.SQL("CREATE DATABASE {} OWNER sextant TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
     )
     settings = load_settings(home=home, db_name=name, universe=UNIVERSE)
+    with connect(owner_url(settings)) as connection:
+        apply_schema(connection, {})  # what a copy does not take over from its template: rights on the database itself
     opened: dict[str, Database] = {}
 
     def database_for(layer: str) -> Database:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, ObjectNotInPrerequisiteState
+from psycopg.errors import FeatureNotSupported, GeneratedAlways, InsufficientPrivilege, ObjectNotInPrerequisiteState
 
 from shared.db import Connection, Database
 from tests.shared.spine_rows import ROLES, WRITERS, insert, next_row, own_database, seed
@@ -35,6 +35,7 @@ MAY_UPDATE = {
     ("cli", "limits"): {"symbols", "max_order_notional", "max_orders_a_day", "recorded_at"},
 } | {(role, "job_runs"): RUN_END for role in ROLES}
 
+REFUSED_THROUGH_A_VIEW = (InsufficientPrivilege, ObjectNotInPrerequisiteState, FeatureNotSupported, GeneratedAlways)
 World = Callable[[str], Database]
 
 
@@ -107,9 +108,9 @@ def test_the_same_update_succeeds_where_it_is_allowed(world: World, role: str, t
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("role", ROLES)
 def test_no_role_writes_through_a_view(world: World, role: str, view: str) -> None:
-    updates = [("UPDATE {} SET {} = DEFAULT", view, column) for column in columns_of(world, view)]
+    updates = [("UPDATE {} SET {} = NULL", view, column) for column in columns_of(world, view)]
     for attempted in (("INSERT INTO {} DEFAULT VALUES", view), ("DELETE FROM {}", view), *updates):
-        with pytest.raises((InsufficientPrivilege, ObjectNotInPrerequisiteState, FeatureNotSupported)):
+        with pytest.raises(REFUSED_THROUGH_A_VIEW):
             attempt(world(role).connection, *attempted)
 
 

@@ -1,0 +1,113 @@
+"""The demo as a user meets it, pulled out of the wall twice: it completes, and nothing is there twice."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.db import Database, DatabaseError, DatabaseUnavailable, role_url
+from shared.embedded_db import is_running, remove
+from shared.settings import PROJECT, load_settings
+
+DAYS = 24
+TRADED_HOURS = DAYS * 24 // 6
+DEADLINE_S = 240
+SMALL = {
+    "SEXTANT_ENCODER__TRAIN_STEPS": "5",
+    "SEXTANT_POLICY__TRAIN_STEPS": "64",
+    "SEXTANT_EXECUTION__NO_TRADE_BAND": "0.01",
+}
+COUNTS = """
+SELECT (SELECT count(*) FROM market_data) AS candles, (SELECT count(*) FROM decisions) AS decisions,
+       (SELECT count(*) FROM orders) AS orders, (SELECT count(*) FROM order_events) AS events,
+       (SELECT count(*) FROM fills) AS fills, (SELECT count(*) FROM models) AS models,
+       (SELECT count(*) FROM embeddings) AS embeddings, (SELECT count(*) FROM market_state) AS states
+"""
+
+
+@pytest.fixture
+def demo_home() -> Iterator[Path]:
+    """A home of this test's own, which the server's user may enter: its server is going to be killed."""
+    with tempfile.TemporaryDirectory() as parent:
+        Path(parent).chmod(0o711)
+        home = Path(parent) / "home"
+        try:
+            yield home
+        finally:
+            remove(home)
+
+
+def start(home: Path) -> subprocess.Popen[str]:
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "COLUMNS": "200", "SEXTANT_HOME": str(home)} | SMALL
+    command = [sys.executable, "-m", "pipeline.demo", "--days", str(DAYS)]
+    return subprocess.Popen(
+        command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+
+def wait_for_decisions(home: Path, demo: subprocess.Popen[str], wanted: int) -> None:
+    """Until the replay is in the middle of trading."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        assert demo.poll() is None, f"the demo ended by itself:\n{demo.communicate()[0]}"
+        if is_running(home) and (counted := counts(home)) and counted["decisions"] >= wanted:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"no {wanted} decisions within {DEADLINE_S} s")
+
+
+def counts(home: Path) -> dict[str, int] | None:
+    database = Database(role_url(load_settings(home=home), "cli"))
+    try:
+        return database.fetch_one(COUNTS)
+    except (DatabaseError, DatabaseUnavailable):
+        return None
+    finally:
+        database.close()
+
+
+def finish(demo: subprocess.Popen[str]) -> tuple[int, str]:
+    output, _ = demo.communicate(timeout=DEADLINE_S)
+    return demo.returncode, output
+
+
+def test_the_demo_survives_the_death_of_its_database_and_its_own(demo_home: Path) -> None:
+    demo = start(demo_home)
+    wait_for_decisions(demo_home, demo, 20)
+    (pid_file,) = demo_home.rglob("postmaster.pid")
+    os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+    code, output = finish(demo)
+    assert code == 1
+    assert "goes on where this stopped" in output
+
+    demo = start(demo_home)
+    wait_for_decisions(demo_home, demo, 70)
+    demo.kill()
+    demo.wait()
+
+    code, output = finish(start(demo_home))
+    assert code == 0, output
+    paper, tested = re.findall(r"paper wallet ([\d,.]+), backtest ([\d,.]+): the same", output)[0]
+    assert paper == tested
+    complete = counts(demo_home)
+    assert complete is not None
+    assert complete["decisions"] == 2 * (TRADED_HOURS + 1)
+    assert complete["fills"] > 5
+    assert complete["models"] == 2
+    assert complete["candles"] == 2 * (DAYS * 24 * 12 + DAYS * 24)
+
+    started = time.monotonic()
+    code, output = finish(start(demo_home))
+    assert code == 0, output
+    assert "trained already" in output
+    assert time.monotonic() - started < 60
+    assert counts(demo_home) == complete
