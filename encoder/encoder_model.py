@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from encoder.novelty import Novelty, summarise
 from encoder.schema import EMBEDDING_SIZE
 from shared.features import FEATURES, WINDOW
 
@@ -27,8 +28,6 @@ DILATIONS = (1, 2, 4, 8)  # two taps each: the last patch sees exactly the 16 pa
 DROPOUT = 0.1
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 LABELS = 3  # encoder.dataset says which
-NEIGHBOURS = 10
-SAMPLE = 512  # training embeddings kept in the graph
 OPSET = 18
 
 
@@ -66,9 +65,12 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(WIDTH, dilation) for dilation in DILATIONS)
         self.head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Dropout(DROPOUT), nn.Linear(WIDTH, EMBEDDING_SIZE))
 
+    def standardise(self, windows: Tensor) -> Tensor:
+        return (windows - self.mean) / self.scale
+
     def patches(self, windows: Tensor) -> Tensor:
         """[B, C, L] → standardised [B, T, C·6]."""
-        x = (windows - self.mean) / self.scale
+        x = self.standardise(windows)
         return x.reshape(-1, len(FEATURES), PATCHES, PATCH).transpose(1, 2).flatten(2)
 
     def forward(self, windows: Tensor, masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -144,31 +146,16 @@ def spread(embedding: Tensor) -> Tensor:
 
 
 class Exported(nn.Module):
-    """The graph that is stored: window [1, C, L] → embedding [1, 64] and ood [1].
+    """The graph that is stored: window [1, C, L] → embedding [1, 64] and ood [1]."""
 
-    ood is the share of calibration windows that lie no farther from the training sample than this one;
-    distance = mean of (1 - cosine) to the 10 nearest of the sample (kNN, arXiv 2204.06507).
-    """
-
-    sample: Tensor
-    calibration: Tensor
-
-    def __init__(self, encoder: Encoder, sample: Tensor, calibration: Tensor) -> None:
-        """``sample``: [S, 64] training embeddings; ``calibration``: [N] distances of windows not trained on."""
+    def __init__(self, encoder: Encoder, novelty: Novelty) -> None:
         super().__init__()
         self.encoder = encoder
-        self.register_buffer("sample", sample)
-        self.register_buffer("calibration", calibration.sort().values)
+        self.novelty = novelty
 
     def forward(self, window: Tensor) -> tuple[Tensor, Tensor]:
         _, embedding = self.encoder(window)
-        distance = neighbour_distance(embedding, self.sample)
-        return embedding, (self.calibration <= distance.unsqueeze(-1)).to(torch.float32).mean(dim=-1)
-
-
-def neighbour_distance(embeddings: Tensor, sample: Tensor) -> Tensor:
-    """[B, 64] → [B]: mean of (1 - cosine) to the 10 nearest of ``sample``."""
-    return (1 - embeddings @ sample.T).topk(NEIGHBOURS, dim=-1, largest=False).values.mean(dim=-1)
+        return embedding, self.novelty(embedding, summarise(self.encoder.standardise(window)))
 
 
 def export_onnx(model: Exported) -> bytes:

@@ -21,15 +21,14 @@ from encoder.augment import add_noise, augment, draw_mask
 from encoder.dataset import LABEL_HORIZON, Dataset, build_dataset, candles_between, split_in_time
 from encoder.encoder_model import (
     PATCHES,
-    SAMPLE,
     Encoder,
     Exported,
     Heads,
     Losses,
     export_onnx,
     losses,
-    neighbour_distance,
 )
+from encoder.novelty import Novelty, summarise
 from encoder.probe import probe_scores
 from encoder.schema import encoder_schema
 from shared.clock import Clock, floor_time, from_unix, to_unix
@@ -46,6 +45,7 @@ WARM_UP = 0.05  # of the steps
 SMALLEST_SCALE = 0.1  # of a channel: one that hardly moved in training must not shout when it does
 SMALLEST_SPREAD = 1e-6  # of a label
 THREADS = 1  # two gain a quarter on an idle machine and lose sixfold on a busy one; and bits never depend on cores
+SAMPLE = 512  # training windows kept in the graph, and as many that calibrate ood
 REPORTED_STEPS = 50  # the losses reported are means over the last steps
 BATCH_OF_INFERENCE = 512
 
@@ -73,9 +73,9 @@ def train(
     with _deterministic(seed):
         encoder, last = _fit(fit, steps, batch_size, seed, progress)
         fit_embeddings, held_embeddings = _embed(encoder, fit), _embed(encoder, held)
-        sample = _spread_out(fit_embeddings, SAMPLE)
-        calibration = neighbour_distance(_spread_out(held_embeddings, SAMPLE), sample)
-        onnx = export_onnx(Exported(encoder, sample, calibration))
+        novelty = Novelty(*_sample(encoder, fit, fit_embeddings))
+        novelty.calibrate(*_sample(encoder, held, held_embeddings))
+        onnx = export_onnx(Exported(encoder, novelty))
     metrics = {
         "candles": sum(map(len, inside)),
         "windows_fitted": len(fit),
@@ -154,9 +154,10 @@ def _embed(encoder: Encoder, data: Dataset) -> Tensor:
     return torch.cat([encoder(part)[1] for part in parts])
 
 
-def _spread_out(rows: Tensor, most: int) -> Tensor:
-    """At most that many rows, evenly spread over time."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))]
+def _sample(encoder: Encoder, data: Dataset, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings and summaries of at most 512 windows, evenly spread over time."""
+    chosen = np.unique(np.linspace(0, len(data) - 1, min(SAMPLE, len(data))).astype(int))
+    return embeddings[chosen], summarise(encoder.standardise(torch.from_numpy(data.windows[chosen])))
 
 
 @job("train_encoder")

@@ -55,8 +55,9 @@ def cron_lines(settings: Settings) -> list[str]:
     """The same schedule as crontab lines, with the environment that cron does not give."""
     log_file = settings.home_path / "cron.log"
     lines = ["# Sextant: `crontab -e` and paste. Times are UTC.", "CRON_TZ=UTC", "SHELL=/bin/sh"]
+    lines.append(f"SEXTANT_HOME={settings.home_path}")
     for name, job in settings.schedule.items():
-        wait = f"sleep {job.delay_s}; " if job.delay_s else ""
+        wait = f"sleep {job.delay_s} && " if job.delay_s else ""
         run = f"cd '{PROJECT}' && {wait}'{sys.executable}' -m {job.module} >> '{log_file}' 2>&1"
         lines.append(f"{job.cron} {run}  # {name}".replace("%", "\\%"))
     return lines

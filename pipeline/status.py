@@ -17,6 +17,7 @@ from shared.errors import SextantError
 from shared.settings import ScheduledJob, Settings, SettingsError, load_settings
 
 ALERT_WINDOW = timedelta(days=7)
+REPLAYED = timedelta(hours=1)  # a run whose clock is farther from the wall's than this was a replay
 Row = Mapping[str, Any]
 
 
@@ -37,27 +38,25 @@ def next_run(job: ScheduledJob, now: datetime) -> datetime | None:
     return at
 
 
-def wallets_table(database: Database, now: datetime) -> Table:
+def print_wallets(database: Database, now: datetime, console: Console) -> None:
     queries = load_queries("cli")
     positions = database.fetch(queries["wallet_positions"])
-    table = Table(title="Wallets", title_justify="left", expand=False)
-    for column in ("wallet", "mode", "track", "equity", "today", "cash", "positions", "last decision", "operator said"):
-        table.add_column(column, justify="right" if column in ("equity", "today", "cash") else "left")
     for w in database.fetch(queries["wallet_overview"], {"now": now}):
         held = [f"{p['quantity'].normalize():f} {p['symbol']}" for p in positions if p["wallet_id"] == w["id"]]
-        today = "–" if w["day_start"] is None else f"{float(w['equity']) - w['day_start']:+,.2f}"
-        table.add_row(
-            w["name"], w["mode"], w["track"], f"{w['equity']:,.2f} {w['quote']}", today, f"{w['cash']:,.2f}",
-            "\n".join(held) or "none", f"{w['last_decision']:%Y-%m-%d %H:%M}" if w["last_decision"] else "never",
-            w["last_command"] or "nothing yet: paused",
-        )  # fmt: skip
-    return table
+        today = "no decision yet" if w["day_start"] is None else f"{float(w['equity']) - w['day_start']:+,.2f} today"
+        decided = f"{w['last_decision']:%Y-%m-%d %H:%M}" if w["last_decision"] else "never"
+        console.print(f"[bold]{w['name']}[/]: {w['mode']} wallet on {w['venue']}, steered by track {w['track']}")
+        console.print(f"  equity {w['equity']:,.2f} {w['quote']} ({today}), cash {w['cash']:,.2f}")
+        console.print(f"  holds {', '.join(held) or 'nothing'}")
+        console.print(
+            f"  last decision {decided}; operator said: {w['last_command'] or 'nothing yet, so it is paused'}"
+        )
 
 
 def jobs_table(database: Database, settings: Settings, now: datetime) -> Table:
-    table = Table(title="Jobs", title_justify="left")
-    for column in ("job", "last run", "status", "as if at", "next by schedule"):
-        table.add_column(column)
+    table = Table(title="Jobs (UTC)", title_justify="left")
+    for column in ("job", "last run", "status", "next"):
+        table.add_column(column, no_wrap=column != "status")
     planned: dict[str, datetime] = {}
     for job in settings.schedule.values():
         name, at = job.module.rpartition(".")[2], next_run(job, now)
@@ -66,15 +65,17 @@ def jobs_table(database: Database, settings: Settings, now: datetime) -> Table:
     runs = {run["job"]: run for run in database.fetch(load_queries("cli")["last_runs"])}
     for name in sorted(runs.keys() | planned.keys()):
         run, at = runs.get(name), planned.get(name)
-        status = "–" if run is None else run["status"] if not run["error"] else f"{run['status']}: {run['error'][:60]}"
-        table.add_row(
-            name,
-            age(now, run["started_at"] if run else None),
-            status,
-            f"{run['clock_at']:%Y-%m-%d %H:%M}" if run else "–",
-            f"{at:%H:%M:%S}" if at else "by hand",
-        )
+        last = age(now, run["started_at"] if run else None)
+        table.add_row(name, last, _run_status(run), f"{at:%H:%M}" if at else "by hand")
     return table
+
+
+def _run_status(run: Row | None) -> str:
+    if run is None:
+        return "–"
+    replayed = abs(run["started_at"] - run["clock_at"]) > REPLAYED
+    status = f"{run['status']}, as of {run['clock_at']:%Y-%m-%d %H:%M}" if replayed else run["status"]
+    return f"{status}: {run['error'][:120]}" if run["error"] else status
 
 
 def data_table(database: Database, now: datetime) -> Table:
@@ -113,7 +114,8 @@ def blockers(database: Database, settings: Settings, now: datetime) -> list[str]
 
 def show(database: Database, settings: Settings, now: datetime, console: Console) -> None:
     queries = load_queries("cli")
-    console.print(wallets_table(database, now), jobs_table(database, settings, now), data_table(database, now))
+    print_wallets(database, now, console)
+    console.print(jobs_table(database, settings, now), data_table(database, now))
     models = database.fetch(queries["active_models"])
     for m in models:
         console.print(f"{m['kind']} model {m['id']} ({m['provenance']}), known from {m['known_from']:%Y-%m-%d %H:%M}")

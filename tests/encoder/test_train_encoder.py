@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -151,19 +152,33 @@ def test_the_model_is_small_and_the_metrics_say_what_was_done(trained: Trained) 
     assert {"probe_r2", "persistence_r2", "har_r2", "loss_reconstruction", "loss_future", "loss_spread"} <= set(metrics)
 
 
-def test_a_market_unlike_any_in_training_is_far_out() -> None:
-    calm = [random_candles(N, HOUR, seed) for seed in (1, 2)]
-    model = loaded(quick(calm, steps=60)[0])
+WINDOWS = [random_candles(WINDOW, HOUR, seed) for seed in range(20, 50)]
+FAULTS: dict[str, Callable[[Candles], Candles]] = {
+    "eight times as wild": lambda c: replace(
+        c, **{name: c.close[-1] * (c_ / c.close[-1]) ** 8 for name, c_ in prices(c)}
+    ),
+    "frozen": lambda c: replace(c, **{name: np.r_[p[:60], np.full(36, c.close[59])] for name, p in prices(c)}),
+    "without volume": lambda c: replace(c, volume=np.r_[c.volume[:60], np.zeros(24), c.volume[84:]]),
+}
 
-    def ood(candles: Candles) -> float:
-        window = window_features(candles, int(candles.as_of[-1]), HOUR)
-        assert window is not None
-        return float(model.run({"window": window[None]})[1][0])
 
-    known = [ood(random_candles(WINDOW, HOUR, seed)) for seed in range(20, 40)]
-    wild = [ood(random_candles(WINDOW, HOUR, seed, volatility=0.05)) for seed in range(20, 40)]
-    assert np.mean(known) < 0.9
-    assert np.mean(wild) > 0.97
+def prices(candles: Candles) -> list[tuple[str, np.ndarray]]:
+    return [(name, getattr(candles, name)) for name in ("open", "high", "low", "close")]
+
+
+def ood(model: Any, candles: Candles) -> float:
+    window = window_features(candles, int(candles.as_of[-1]), HOUR)
+    assert window is not None
+    return float(model.run({"window": window[None]})[1][0])
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_market_is_unusual_and_a_usual_one_is_not(trained: Trained, fault: str) -> None:
+    model = loaded(trained[1])
+    usual = np.array([ood(model, window) for window in WINDOWS])
+    faulty = np.array([ood(model, FAULTS[fault](window)) for window in WINDOWS])
+    assert usual.mean() < 0.9
+    assert (faulty[:, None] > usual[None]).mean() + (faulty[:, None] == usual[None]).mean() / 2 > 0.95
 
 
 def test_no_patch_sees_a_later_one() -> None:
