@@ -32,14 +32,16 @@ def run_once(
     progress: bool = False,
 ) -> Outcome:
     """Imports each file in its own transaction; JobError when one cannot be read at all."""
-    results, refused = {}, 0
+    results: dict[str, dict[str, Any]] = {}
+    refused = 0
     for path in paths:
         try:
             series = series_from_name(path, venue, symbol, timeframe)
             parsed = read_candle_file(path, series.timeframe_s, to_unix(clock.now()))
         except FileRefused as error:
             raise JobError(str(error)) from error
-        results[path.name] = _store(clock, database, settings, series, parsed, path, progress)
+        name = str(path) if path.name in results else path.name
+        results[name] = _store(clock, database, settings, series, parsed, path, progress)
         refused += parsed.refused
     new = any(result["new"] or result["revised"] for result in results.values())
     return Outcome("refused" if refused else "done" if new else "nothing", results)

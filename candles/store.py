@@ -87,7 +87,7 @@ def write_candles(
         part = candles[start : start + ROWS_A_STATEMENT]
         written += _upsert(database, instrument.id, timeframe_s, part, source, recorded_at)
         advance(len(part))
-    if timeframe_s >= derive_to_s or written == Written():
+    if timeframe_s >= derive_to_s or derive_to_s % timeframe_s or written == Written():
         return written
     first = (int(candles.as_of[0]) - 1) // derive_to_s * derive_to_s
     if newest is None or first + derive_to_s <= newest:  # else the first coarser candle is not over yet

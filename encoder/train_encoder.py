@@ -94,6 +94,8 @@ def train(
 def _deterministic(seed: int) -> Iterator[None]:
     """One seed, one thread, deterministic kernels; leaves torch as it was."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    memory = torch.utils.deterministic
+    fills, memory.fill_uninitialized_memory = memory.fill_uninitialized_memory, False  # type: ignore[attr-defined]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         torch.set_num_threads(THREADS)
@@ -103,6 +105,7 @@ def _deterministic(seed: int) -> Iterator[None]:
         finally:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(strict)
+            memory.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
 
 
 def _fit(data: Dataset, steps: int, batch_size: int, seed: int, progress: bool) -> tuple[Encoder, dict[str, float]]:

@@ -11,18 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meta_controller.controller import HORIZONS_S, HorizonCall, Proposal, Steering
+from shared.rows import POLICY_CONFIG_BOUNDS
 from shared.settings import RiskSettings
 
-BOUNDS: Mapping[str, tuple[float, float]] = {
-    "risk_aversion": (0.5, 10.0),
-    "turnover_penalty": (0.0, 10.0),
-    "drawdown_penalty": (0.0, 10.0),
-    "target_volatility": (0.05, 1.0),
-    "max_exposure": (0.0, 1.0),
-    "max_position": (0.0, 0.5),
-    "daily_loss_limit": (0.005, 0.2),
-    "max_drawdown": (0.02, 0.5),
-}
+BOUNDS = POLICY_CONFIG_BOUNDS
 OPERATOR_LIMITS = ("max_position", "max_exposure", "daily_loss_limit", "max_drawdown")
 TRIPLES = (("p_down", "p_flat", "p_up"), ("p_vol_low", "p_vol_mid", "p_vol_high"))
 SUM_TOLERANCE = 1e-9

@@ -12,8 +12,9 @@ from meta_controller import run_metacontroller
 from policy import run_trader
 from policy.execution import sender
 from shared.clock import ReplayClock, to_unix
-from shared.db import Database, open_database
+from shared.db import Database
 from shared.exchanges import Exchange
+from shared.schema import open_database
 from shared.settings import LAYERS, Settings
 
 Databases = dict[str, Database]

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from shared.clock import SystemClock
-from shared.db import Database, load_queries, open_database
+from shared.db import Database, load_queries
 from shared.errors import SextantError
+from shared.schema import open_database
 from shared.settings import ScheduledJob, Settings, SettingsError, load_settings
 
 ALERT_WINDOW = timedelta(days=7)

@@ -16,24 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy.signals import Signal
-from shared.rows import FloatArray, MarketState, PolicyConfig
+from shared.rows import POLICY_CONFIG_BOUNDS, FloatArray, MarketState, PolicyConfig
 
 EMBEDDING_SIZE = 64
 HORIZONS_S = (14_400, 86_400)
 STATE_FIELDS = ("p_down", "p_flat", "p_up", "p_vol_low", "p_vol_mid", "p_vol_high", "conviction")
 SIGNAL_FIELDS = ("trend", "log_volatility", "baseline_weight")
 BOOK_FIELDS = ("cash_share", "drawdown", "day_return")
-# field of policy_config -> (value that is observed as 0, value that is observed as 1)
-CONFIG_RANGES = {
-    "risk_aversion": (0.5, 10.0),
-    "turnover_penalty": (0.0, 10.0),
-    "drawdown_penalty": (0.0, 10.0),
-    "target_volatility": (0.05, 1.0),
-    "max_exposure": (0.0, 1.0),
-    "max_position": (0.0, 0.5),
-    "daily_loss_limit": (0.005, 0.2),
-    "max_drawdown": (0.02, 0.5),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +67,7 @@ def policy_schema(symbols: Sequence[str], timeframe_s: int, encoder_schema_hash:
         "timeframe_s": timeframe_s,
         "encoder_schema_hash": encoder_schema_hash,
         "observation": observation_names(symbols),
+        "config_seen_as_0_and_1": {field: list(bounds) for field, bounds in POLICY_CONFIG_BOUNDS.items()},
         "action": [f"residual[{symbol}]" for symbol in symbols],
     }
 
@@ -87,7 +77,7 @@ def observation_names(symbols: Sequence[str]) -> list[str]:
     names += [f"ood[{symbol}]" for symbol in symbols]
     names += [f"{field}[{symbol}]" for symbol in symbols for field in SIGNAL_FIELDS]
     names += [f"{field}[{horizon}]" for horizon in HORIZONS_S for field in STATE_FIELDS]
-    names += [f"config.{field}" for field in CONFIG_RANGES]
+    names += [f"config.{field}" for field in POLICY_CONFIG_BOUNDS]
     names += [f"weight[{symbol}]" for symbol in symbols]
     return names + [f"book.{field}" for field in BOOK_FIELDS]
 
@@ -101,7 +91,9 @@ def observe(view: View, baseline: FloatArray) -> NDArray[np.float32]:
         for s, weight in zip(view.signals, baseline, strict=True)
     ]
     states = [[getattr(state, field) for field in STATE_FIELDS] for state in view.states]
-    config = [(getattr(view.config, field) - zero) / (one - zero) for field, (zero, one) in CONFIG_RANGES.items()]
+    config = [
+        (getattr(view.config, field) - zero) / (one - zero) for field, (zero, one) in POLICY_CONFIG_BOUNDS.items()
+    ]
     book = view.book
     vector = np.concatenate(
         [

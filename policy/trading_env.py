@@ -16,19 +16,19 @@ from policy.book import HistoryKeeper, make_book
 from policy.decision_path import Circumstances, Decision, decide
 from policy.execution.plan import TradingRules
 from policy.inputs import Market
-from policy.observation import CONFIG_RANGES, View, observe
+from policy.observation import View, observe
 from policy.risk.context import NO_LIMITS
 from policy.signals import SECONDS_A_YEAR
 from policy.simulator import BarGrid, Costs, Simulator
 from policy.strategies import trend_vol_target
 from shared.clock import to_unix
-from shared.rows import FloatArray, PolicyConfig
+from shared.rows import POLICY_CONFIG_BOUNDS, FloatArray, PolicyConfig
 
 CAPITAL = 10_000.0
 Observation = NDArray[np.float32]
 
 # What training draws each field from, at random for each episode, so that steering is in distribution.
-CONFIG_DRAWS = CONFIG_RANGES | {
+CONFIG_DRAWS = POLICY_CONFIG_BOUNDS | {
     "max_exposure": (0.2, 1.0),
     "max_position": (0.1, 0.5),
     "daily_loss_limit": (0.02, 0.2),

@@ -120,22 +120,6 @@ def owner_url(settings: Settings) -> str:
     return _url(settings, "sextant", _secret_file(settings, "sextant"))
 
 
-def open_database(settings: Settings, layer: str) -> Database:
-    """A layer's database, ready to use; starts the embedded server and applies the schema where needed."""
-    database = Database(role_url(settings, layer))
-    try:
-        database.connection  # noqa: B018  (opens it)
-    except DatabaseUnavailable as error:
-        if settings.external_database:
-            hint = f"; check DATABASE_URL/DB_* and DB_PASSWORD_{layer.upper()}, and run `make db-apply-schema-host`"
-            raise DatabaseUnavailable(str(error) + hint) from error
-        from shared.schema import bring_up  # the first job on a fresh home makes the database
-
-        bring_up(settings)
-        database.connection  # noqa: B018
-    return database
-
-
 def _secret_file(settings: Settings, role: str) -> str:
     from shared.embedded_db import read_or_create_secret
 

@@ -20,9 +20,10 @@ from psycopg.types.json import Json
 
 from shared.alerts import raise_alert
 from shared.clock import Clock, ReplayClock, SystemClock, parse_time
-from shared.db import Database, DatabaseError, DatabaseUnavailable, load_queries, open_database
+from shared.db import Database, DatabaseError, DatabaseUnavailable, load_queries
 from shared.errors import SextantError
 from shared.log import configure_logging
+from shared.schema import open_database
 from shared.settings import Settings, SettingsError, load_settings
 
 P = ParamSpec("P")

@@ -130,6 +130,20 @@ class PolicyConfig:
     id: int = 0
 
 
+# What no steering may exceed: the CHECK constraints of policy_config, field by field (tested equal). The
+# policy sees each number scaled so that its bounds are 0 and 1.
+POLICY_CONFIG_BOUNDS: dict[str, tuple[float, float]] = {
+    "risk_aversion": (0.5, 10.0),
+    "turnover_penalty": (0.0, 10.0),
+    "drawdown_penalty": (0.0, 10.0),
+    "target_volatility": (0.05, 1.0),
+    "max_exposure": (0.0, 1.0),
+    "max_position": (0.0, 0.5),
+    "daily_loss_limit": (0.005, 0.2),
+    "max_drawdown": (0.02, 0.5),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Wallet:
     id: int

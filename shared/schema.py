@@ -8,7 +8,7 @@ from typing import LiteralString
 
 from psycopg import sql
 
-from shared.db import Connection, connect, embedded_server, owner_url, role_url
+from shared.db import Connection, Database, DatabaseUnavailable, connect, embedded_server, owner_url, role_url
 from shared.errors import SextantError
 from shared.settings import LAYERS, PROJECT, Settings, SettingsError, load_settings
 
@@ -45,6 +45,20 @@ def bring_up(settings: Settings) -> str:
     finally:
         connection.close()
     return url
+
+
+def open_database(settings: Settings, layer: str) -> Database:
+    """A layer's database, logged in and ready; on a fresh home it starts the server and applies the schema."""
+    database = Database(role_url(settings, layer))
+    try:
+        database.connection  # noqa: B018  (opens it)
+    except DatabaseUnavailable as error:
+        if settings.external_database:
+            hint = f"; check DATABASE_URL/DB_* and DB_PASSWORD_{layer.upper()}, and run `make db-apply-schema-host`"
+            raise DatabaseUnavailable(str(error) + hint) from error
+        bring_up(settings)
+        database.connection  # noqa: B018
+    return database
 
 
 def _create_owner_and_database(settings: Settings) -> None:

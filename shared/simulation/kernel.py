@@ -128,8 +128,7 @@ def advance(
     fills at the first of these bars that has an open, sells before buys, then in instrument order, and is
     cleared when filled or expired. ``open_price`` and ``close_price`` are [bars, N] with NaN for missing
     bars; ``mark`` [N] carries the last close. Mutates held, order and mark; writes the equity at each bar's
-    close to equity_out[bar] and (bar, n, signed quantity, price, cost, fee) to fill_out[i].
-    """
+    close to equity_out[bar] and (bar, n, signed quantity, price, cost, fee) to fill_out[i]."""
     fills = 0
     for bar in range(first_bar, end_bar):
         for selling in (True, False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from encoder import run_encoder, train_encoder
 from encoder.run_encoder import run_once
 from encoder.schema import encoder_schema
 from encoder.train_encoder import train
@@ -258,6 +260,25 @@ def test_a_vector_as_text_loses_no_bit(database_for: DatabaseFor) -> None:
     row = database_for("encoder").fetch_one("SELECT vector_send(%(v)s::vector) AS sent", {"v": vector_text(values)})
     assert row is not None
     assert np.frombuffer(row["sent"], ">f4", offset=4).astype(np.float32).tobytes() == values.tobytes()
+
+
+@pytest.mark.usefixtures("ids")
+def test_the_commands_train_and_embed(
+    database_for: DatabaseFor, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEXTANT_HOME", str(settings.home_path))
+    monkeypatch.setenv("DB_NAME", settings.db_name)
+    monkeypatch.setenv("SEXTANT_UNIVERSE__VENUE", settings.universe.venue)
+    monkeypatch.setenv("SEXTANT_UNIVERSE__SYMBOLS", json.dumps(settings.universe.symbols))
+    noon = NOON.isoformat()
+    assert train_encoder.main(["--at", noon, "--steps", "2"]) == 0
+    assert run_encoder.main(["--at", noon]) == 0
+    assert len(stored(database_for("encoder"))) == 2 * 48
+    assert run_encoder.main(["--at", noon, "--from", "2024-05-20", "--to", "2024-05-25"]) == 0
+    assert len(stored(database_for("encoder"))) > 2 * 48
+    assert run_encoder.main(["--at", noon, "--to", "2024-05-25"]) == 2
+    assert train_encoder.main(["--at", noon, "--steps", "0"]) == 2
+    assert "--steps 0" in capsys.readouterr().err
 
 
 def test_running_needs_no_training_package() -> None:

@@ -175,10 +175,8 @@ def ood(model: Any, candles: Candles) -> float:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_market_is_unusual_and_a_usual_one_is_not(trained: Trained, fault: str) -> None:
     model = loaded(trained[1])
-    usual = np.array([ood(model, window) for window in WINDOWS])
-    faulty = np.array([ood(model, FAULTS[fault](window)) for window in WINDOWS])
-    assert usual.mean() < 0.9
-    assert (faulty[:, None] > usual[None]).mean() + (faulty[:, None] == usual[None]).mean() / 2 > 0.95
+    assert np.mean([ood(model, window) for window in WINDOWS]) < 0.9
+    assert min(ood(model, FAULTS[fault](window)) for window in WINDOWS) > 0.97
 
 
 def test_no_patch_sees_a_later_one() -> None:

@@ -159,15 +159,17 @@ def test_a_sell_of_more_than_is_held_is_refused(owner: Connection) -> None:
     assert approve(owner) == "sells more than is held"
 
 
-def accepted_before(connection: Connection, count: int, at: datetime) -> None:
-    """So many orders of wallet 1 that the sender saw accepted at ``at``, whatever time the policy wrote on them."""
+def told_before(connection: Connection, count: int, at: datetime, event: str = "accepted", wallet: int = 1) -> None:
+    """So many orders that the sender was told this about at ``at``, whatever time the policy wrote on them."""
     for n in range(count):
-        insert(connection, "decisions", next_row("decisions") | {"as_of": NOON + (10 + n) * HOUR})
+        decided = {"as_of": NOON + (10 + n) * HOUR, "source": event, "wallet_id": wallet}
+        insert(connection, "decisions", next_row("decisions") | decided)
         decision = connection.execute("SELECT max(id) FROM decisions").fetchone()
         assert decision is not None
-        order = next_row("orders") | {"id": uuid.uuid4(), "decision_id": decision[0]}
+        order = next_row("orders") | {"id": uuid.uuid4(), "decision_id": decision[0], "wallet_id": wallet}
         insert(connection, "orders", order | {"recorded_at": NOON - timedelta(days=30)})
-        insert(connection, "order_events", next_row("order_events") | {"order_id": order["id"], "recorded_at": at})
+        told = {"order_id": order["id"], "recorded_at": at, "event": event}
+        insert(connection, "order_events", next_row("order_events") | told)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,9 @@ def accepted_before(connection: Connection, count: int, at: datetime) -> None:
 )
 def test_no_more_buys_in_24_hours_than_the_operator_allows(owner: Connection, ago: timedelta, counted: bool) -> None:
     owner.execute("DELETE FROM order_events")
-    accepted_before(owner, 4, AT - ago)
+    told_before(owner, 4, AT - ago)
+    told_before(owner, 4, AT - ago, "rejected")
+    told_before(owner, 4, AT - ago, wallet=2)
     assert approve(owner) is None
     alter(owner, "limits", max_orders_a_day=4)
     assert approve(owner) == ("more than 4 orders within 24 hours" if counted else None)
@@ -184,7 +188,7 @@ def test_no_more_buys_in_24_hours_than_the_operator_allows(owner: Connection, ag
 
 def test_an_exit_skips_the_limits_but_never_what_is_held(owner: Connection) -> None:
     owner.execute("DELETE FROM commands")
-    accepted_before(owner, 3, AT)
+    told_before(owner, 3, AT)
     alter(owner, "limits", max_order_notional=Decimal(1), max_orders_a_day=1)
     alter(owner, "orders", side="sell", reference_price=1e-6)
     assert approve(owner) is None

@@ -1,0 +1,217 @@
+"""What is new is stored, what changed is revised, and the coarser candles follow."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from candles import store
+from candles.store import Written, add_instrument, default_rules, known_series, write_candles
+from shared.clock import to_unix
+from shared.db import Database
+from shared.market_data import read_candles
+from shared.money import QUANTUM
+from shared.rows import UNKNOWN_TRADES, Candles, Instrument
+from tests.helpers import NOON, DatabaseFor, random_candles
+
+HOUR = timedelta(hours=1)
+NOW = NOON + HOUR / 2
+FIVE, SIXTY = 300, 3600
+ROWS = """
+SELECT timeframe_s, extract(epoch FROM as_of)::bigint AS as_of, open, high, low, close, volume, trades, source,
+       recorded_at
+FROM market_data ORDER BY timeframe_s, as_of
+"""
+
+
+@pytest.fixture
+def database(database_for: DatabaseFor) -> Database:
+    return database_for("candles")
+
+
+@pytest.fixture
+def instrument(database: Database) -> Instrument:
+    return add_instrument(database, "test", "AAA/USDT", FIVE, default_rules(100.0), "real", NOON)
+
+
+def write(database: Database, instrument: Instrument, candles: Candles, at: datetime = NOW, **changes: Any) -> Written:
+    arguments = {"timeframe_s": FIVE, "derive_to_s": SIXTY, "source": "test", "recorded_at": at} | changes
+    return write_candles(database, instrument, candles=candles, **arguments)
+
+
+def hours(database: Database) -> list[dict[str, Any]]:
+    return [row for row in database.fetch(ROWS) if row["timeframe_s"] == SIXTY]
+
+
+def candle(as_of: int, price: float, trades: int = UNKNOWN_TRADES) -> Candles:
+    return Candles.from_columns([[as_of], [price], [price], [price], [price], [1.0], [trades]])
+
+
+def changed(candles: Candles, row: int, close: float) -> Candles:
+    """One candle again, with another close."""
+    part = candles[row : row + 1]
+    high, low = np.maximum(part.high, close), np.minimum(part.low, close)
+    return Candles(part.as_of, part.open, high, low, np.array([close]), part.volume, part.trades)
+
+
+def test_hours_are_derived_only_where_every_base_candle_is_there(database: Database, instrument: Instrument) -> None:
+    candles = random_candles(36, FIVE)  # 09:00 to 12:00
+    without = np.delete(np.arange(36), 17)  # 10:30
+    assert write(database, instrument, candles[without]) == Written(35, 0)
+    nine, eleven = hours(database)
+    assert [nine["as_of"], eleven["as_of"]] == [to_unix(NOON) - 2 * SIXTY, to_unix(NOON)]
+    last = candles[24:]
+    assert (eleven["open"], eleven["high"], eleven["low"], eleven["close"], eleven["source"]) == (
+        last.open[0], last.high.max(), last.low.min(), last.close[-1], "derived:300",
+    )  # fmt: skip
+    assert eleven["volume"] == pytest.approx(last.volume.sum(), rel=1e-12)
+    assert eleven["recorded_at"] == NOW
+
+
+def test_a_late_candle_completes_an_older_hour(database: Database, instrument: Instrument) -> None:
+    candles = random_candles(36, FIVE)
+    write(database, instrument, candles[np.delete(np.arange(36), 5)])
+    assert len(hours(database)) == 2
+    later, newest = NOW + HOUR, int(candles.as_of[-1])
+    assert write(database, instrument, candles[5:6], at=later, newest=newest) == Written(1, 0)
+    first, *others = hours(database)
+    assert first["as_of"] == int(candles.as_of[11])
+    assert (first["open"], first["close"]) == (candles.open[0], candles.close[11])
+    assert first["recorded_at"] == later
+    assert [row["recorded_at"] for row in others] == [NOW, NOW]
+
+
+def test_candle_by_candle_gives_the_same_rows_as_all_at_once(database: Database, instrument: Instrument) -> None:
+    other = add_instrument(database, "test", "BBB/USDT", FIVE, default_rules(100.0), "real", NOON)
+    candles = random_candles(30, FIVE, end=to_unix(NOON) + 4 * FIVE)
+    write(database, instrument, candles)
+    for n in range(len(candles)):
+        write(database, other, candles[n : n + 1], newest=int(candles.as_of[n]))
+    for timeframe_s in (FIVE, SIXTY):
+        one, two = (read_candles(database, i.id, timeframe_s, 0, to_unix(NOW)) for i in (instrument, other))
+        assert len(one) == {FIVE: 30, SIXTY: 2}[timeframe_s]
+        for name in Candles.__slots__:
+            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+
+
+def test_a_revised_candle_revises_its_hour_and_no_other(database: Database, instrument: Instrument) -> None:
+    candles = random_candles(36, FIVE)
+    write(database, instrument, candles)
+    before = hours(database)
+    assert write(database, instrument, changed(candles, 14, 500.0), at=NOW + HOUR) == Written(0, 1)
+    after = hours(database)
+    assert (after[1]["high"], after[1]["recorded_at"]) == (500.0, NOW + HOUR)
+    assert (after[1]["open"], after[1]["close"]) == (before[1]["open"], before[1]["close"])
+    assert [after[0], after[2]] == [before[0], before[2]]
+
+
+def test_a_derived_hour_never_replaces_the_venues_own(database: Database, instrument: Instrument) -> None:
+    own = candle(to_unix(NOON), 42.0)
+    write(database, instrument, own, timeframe_s=SIXTY, source="venue")
+    candles = random_candles(12, FIVE)
+    write(database, instrument, candles)
+    write(database, instrument, changed(candles, 3, 500.0))
+    (hour,) = hours(database)
+    assert (hour["close"], hour["high"], hour["source"]) == (42.0, 42.0, "venue")
+
+
+def test_the_venues_own_hour_replaces_a_derived_one(database: Database, instrument: Instrument) -> None:
+    write(database, instrument, random_candles(12, FIVE))
+    own = candle(to_unix(NOON), 42.0)
+    assert write(database, instrument, own, timeframe_s=SIXTY, source="venue") == Written(0, 1)
+    (hour,) = hours(database)
+    assert (hour["close"], hour["source"]) == (42.0, "venue")
+
+
+def test_writing_twice_changes_nothing(database: Database, instrument: Instrument) -> None:
+    candles = random_candles(40, FIVE)
+    assert write(database, instrument, candles) == Written(40, 0)
+    before = database.fetch(ROWS)
+    assert write(database, instrument, candles, at=NOW + HOUR, source="other") == Written()
+    assert database.fetch(ROWS) == before
+
+
+def test_unknown_trades_are_null_and_come_back_unknown(database: Database, instrument: Instrument) -> None:
+    as_of, price = to_unix(NOON) + FIVE * np.arange(-11, 1), np.full(12, 100.0)
+    trades = np.array([UNKNOWN_TRADES, 0, 7, *[1] * 9])
+    candles = Candles.from_columns([as_of, price, price, price, price, price, trades])
+    write(database, instrument, candles)
+    rows = database.fetch(ROWS)
+    assert [row["trades"] for row in rows] == [None, 0, 7, *[1] * 9, None]  # the hour's are unknown with them
+    assert read_candles(database, instrument.id, FIVE, 0, to_unix(NOON)).trades.tolist() == trades.tolist()
+    assert read_candles(database, instrument.id, SIXTY, 0, to_unix(NOON)).trades.tolist() == [UNKNOWN_TRADES]
+
+
+def test_the_callers_transaction_holds_it_all(database: Database, instrument: Instrument) -> None:
+    with pytest.raises(KeyboardInterrupt), database.transaction():
+        write(database, instrument, random_candles(24, FIVE))
+        raise KeyboardInterrupt
+    assert database.fetch(ROWS) == []
+
+
+def test_many_candles_go_in_several_statements(
+    database: Database, instrument: Instrument, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "ROWS_A_STATEMENT", 7)
+    steps: list[int] = []
+    written = write(database, instrument, random_candles(24, FIVE), advance=steps.append)
+    assert (written, steps) == (Written(24, 0), [7, 7, 7, 3])
+    assert len(hours(database)) == 2
+
+
+@pytest.mark.parametrize("timeframe_s", [SIXTY, 4 * SIXTY, 1500])
+def test_nothing_is_derived_from_what_the_decision_clock_is_not_made_of(
+    database: Database, instrument: Instrument, timeframe_s: int
+) -> None:
+    candles = random_candles(10, timeframe_s, end=to_unix(NOON) // timeframe_s * timeframe_s)
+    assert write(database, instrument, candles, timeframe_s=timeframe_s) == Written(10, 0)
+    assert {(row["timeframe_s"], row["source"]) for row in database.fetch(ROWS)} == {(timeframe_s, "test")}
+
+
+def test_a_known_instrument_keeps_its_rules_and_takes_the_finest_timeframe(database: Database) -> None:
+    def add(timeframe_s: int, price: float) -> Instrument:
+        return add_instrument(database, "test", "CCC/USDT", timeframe_s, default_rules(price), "real", NOON)
+
+    first = add(SIXTY, 100.0)
+    finer, coarser = add(FIVE, 0.1), add(4 * SIXTY, 0.1)
+    assert (first.base_timeframe_s, finer.base_timeframe_s, coarser.base_timeframe_s) == (SIXTY, FIVE, FIVE)
+    assert (first.id, first.tick_size, first.lot_size) == (coarser.id, coarser.tick_size, coarser.lot_size)
+    assert len(database.fetch("SELECT FROM instruments")) == 1
+
+
+def test_known_series_tell_their_last_close(database: Database, instrument: Instrument) -> None:
+    write(database, instrument, random_candles(3, FIVE))
+    ask = ["AAA/USDT", "ZZZ/USDT"]
+    assert known_series(database, "test", ask, FIVE) == {"AAA/USDT": (instrument, to_unix(NOON))}
+    assert known_series(database, "test", ask, SIXTY) == {"AAA/USDT": (instrument, None)}
+    assert known_series(database, "elsewhere", ask, FIVE) == {}
+
+
+@pytest.mark.parametrize(
+    ("price", "tick", "lot"),
+    [
+        (50_000.0, "0.01", "0.00001"),
+        (3_000.0, "0.001", "0.0001"),
+        (1.0, "0.000001", "0.1"),
+        (0.5, "0.0000001", "1"),
+        (1e-5, "0.00000001", "10000"),
+    ],
+)
+def test_the_rules_of_a_file_follow_from_the_decade_of_its_price(price: float, tick: str, lot: str) -> None:
+    rules = default_rules(price)
+    assert (rules.tick_size, rules.lot_size, rules.min_notional) == (Decimal(tick), Decimal(lot), Decimal(10))
+
+
+@given(st.floats(1e-5, 1e7))
+def test_a_lot_is_worth_at_most_one_and_a_tick_is_fine(price: float) -> None:
+    rules, exact = default_rules(price), Decimal(price)
+    for size in (rules.tick_size, rules.lot_size):
+        assert size == size.quantize(QUANTUM) > 0  # as NUMERIC(28,8) holds it
+    assert rules.lot_size * exact <= max(1, QUANTUM * exact)
+    assert rules.tick_size <= max(exact * Decimal("1.000001e-6"), QUANTUM)  # the logarithm rounds
