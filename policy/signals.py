@@ -59,14 +59,15 @@ def closes_on_grid(candles: Candles, as_of: int, timeframe_s: int) -> FloatArray
     young series is flat, which shrinks its trend towards none.
     """
     slots = SIGNAL_WINDOW - 1 - (as_of - candles.as_of) // timeframe_s
-    inside = slots[(slots >= 0) & (slots < SIGNAL_WINDOW)]
+    in_window = (slots >= 0) & (slots < SIGNAL_WINDOW)
+    inside = slots[in_window]
     if len(inside) < MIN_HISTORY or inside[-1] != SIGNAL_WINDOW - 1:
         return None
     if len(inside) < MIN_PRESENT * (SIGNAL_WINDOW - inside[0]):
         return None
     newest = np.full(SIGNAL_WINDOW, 0)
     newest[inside] = np.arange(len(inside))
-    closes: FloatArray = candles.close[-len(inside) :][np.maximum.accumulate(newest)]
+    closes: FloatArray = candles.close[in_window][np.maximum.accumulate(newest)]
     return closes
 
 
