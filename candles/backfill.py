@@ -56,10 +56,13 @@ def run_once(
     for wanted in universe.symbols:
         try:
             symbol = wanted if wanted in known else exchange.resolve(wanted)
+            if symbol not in known:  # stored under another symbol before, or never
+                known |= known_series(database, exchange.name, (symbol,), universe.base_timeframe_s)
             last = known[symbol][1] if symbol in known else None
-            fetched[wanted] = _fetch(now, settings, exchange, symbol, last, span_from, progress)
-            if symbol not in known and len(fetched[wanted].candles):
+            found = _fetch(now, settings, exchange, symbol, last, span_from, progress)
+            if symbol not in known and len(found.candles):
                 known[symbol] = (_add(database, settings, exchange, symbol, now), last)
+            fetched[wanted] = found
         except ExchangeError as error:
             failures[wanted] = str(error)
             raise_alert(database, now, "warning", f"backfill:{exchange.name}:{wanted}", str(error))

@@ -16,9 +16,11 @@ import psycopg
 from psycopg.rows import class_row, dict_row
 
 from shared.errors import SextantError
-from shared.settings import PROJECT, Settings
+from shared.settings import PROJECT, Settings, SettingsError
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from shared.embedded_db import Server
 
 Row = TypeVar("Row")
@@ -114,7 +116,7 @@ def role_url(settings: Settings, layer: str) -> str:
 def owner_url(settings: Settings) -> str:
     """The URL of the owner role, which applies the schema and grants; no job uses it."""
     if settings.database_url is not None:
-        return settings.database_url.get_secret_value()
+        return _own_url(settings.database_url)
     if settings.db_host is not None:
         return _url(settings, settings.db_user, settings.db_password.get_secret_value() if settings.db_password else "")
     return _url(settings, "sextant", _secret_file(settings, "sextant"))
@@ -128,13 +130,24 @@ def _secret_file(settings: Settings, role: str) -> str:
 
 def _url(settings: Settings, user: str, password: str) -> str:
     if settings.database_url is not None:
-        return psycopg.conninfo.make_conninfo(
-            settings.database_url.get_secret_value(), user=user, password=password or None
-        )
+        return psycopg.conninfo.make_conninfo(_own_url(settings.database_url), user=user, password=password or None)
     if settings.db_host is not None:
+        login, name = quote(user, safe=""), quote(settings.db_name, safe="")
         secret = f":{quote(password, safe='')}" if password else ""
-        return f"postgresql://{user}{secret}@{settings.db_host}:{settings.db_port}/{settings.db_name}"
+        return f"postgresql://{login}{secret}@{settings.db_host}:{settings.db_port}/{name}"
     return embedded_server(settings).url(user, password, settings.db_name)
+
+
+def _own_url(secret: SecretStr) -> str:
+    """DATABASE_URL as given; libpq's own complaint would show the password in it."""
+    url = secret.get_secret_value()
+    try:
+        psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise SettingsError(
+            "bad value for DATABASE_URL: not a libpq URI such as postgresql://sextant:secret@host:5432/sextant"
+        ) from None
+    return url
 
 
 def embedded_server(settings: Settings) -> Server:

@@ -88,8 +88,7 @@ def save_model(
     queries = load_queries("shared")
     with database.transaction():
         row["known_from"] = max([trained_to + timedelta(seconds=label_horizon_s), *_known(database, encoder_id)])
-        # No hash is '': every active one makes room, also this one's own bytes trained on another span.
-        database.execute(queries["retire_active_models"], {"kind": kind, "sha256": ""})
+        database.execute(queries["retire_active_models"], {"kind": kind})
         saved = database.fetch_one(queries["insert_model"], row)
     assert saved is not None  # a conflict updates, so a row always comes back
     return int(saved["id"])

@@ -11,7 +11,7 @@ import difflib
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -168,7 +168,22 @@ def load_settings(**overrides: Any) -> Settings:
     except Exception as error:  # a value that is not even JSON where a list is wanted
         if type(error).__name__ != "SettingsError":
             raise
-        raise SettingsError(f"{error}: write lists as JSON, e.g. '[\"BTC/USDT\"]'") from None
+        raise SettingsError(f"{_not_json(str(error))}; write lists as JSON, e.g. '[\"BTC/USDT\"]'") from None
+
+
+def _not_json(error: str) -> str:
+    """pydantic names only the section; the culprits are its names that are set and hold JSON."""
+    section = error.split('"')[1] if '"' in error else ""
+    names = [f"SEXTANT_{section}".upper()]
+    model = Settings.model_fields[section].annotation if section in Settings.model_fields else None
+    if isinstance(model, type) and issubclass(model, Section):
+        names += [
+            f"{names[0]}__{key}".upper()
+            for key, field in model.model_fields.items()
+            if get_origin(field.annotation) is tuple
+        ]
+    given = {name.upper() for name, _ in _given_names()}
+    return f"bad value for {' or '.join(n for n in names if n in given) or names[0]}: not JSON"
 
 
 def _known_names() -> set[str]:
@@ -183,16 +198,21 @@ def _known_names() -> set[str]:
 def _refuse_unknown_names() -> None:
     """pydantic ignores environment variables it does not know; a typo must not trade with the default."""
     known = _known_names()
-    candidates = [(name, "the environment") for name in os.environ if name.startswith("SEXTANT_")]
-    if ENV_FILE.exists():
-        lines = ENV_FILE.read_text(encoding="utf-8").splitlines()
-        keys = (line.removeprefix("export ").partition("=")[0].strip() for line in lines if "=" in line)
-        candidates += [(key, "config/.env") for key in keys if not key.startswith("#")]
-    for name, where in candidates:
+    for name, where in _given_names():
         if name.upper() not in known and not name.upper().startswith("SEXTANT_SCHEDULE__"):
             near = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(sorted(known))
             raise SettingsError(f"unknown setting {name} in {where}; {hint}")
+
+
+def _given_names() -> list[tuple[str, str]]:
+    """Each name that is ours to know, and where it was set."""
+    given = [(name, "the environment") for name in os.environ if name.upper().startswith("SEXTANT_")]
+    if ENV_FILE.exists():
+        lines = ENV_FILE.read_text(encoding="utf-8").splitlines()
+        keys = (line.removeprefix("export ").partition("=")[0].strip() for line in lines if "=" in line)
+        given += [(key, "config/.env") for key in keys if not key.startswith("#")]
+    return given
 
 
 def _explain(error: ValidationError) -> str:

@@ -92,7 +92,8 @@ def _settle(database: Database, order: Mapping[str, Any], now: datetime) -> str 
         }
         database.execute(queries["insert_fill"], row)
         rest = order["quantity"] - fill.quantity
-        detail = f"{rest} canceled: not affordable at {fill.price}" if rest else "whole quantity"
+        why = f"not affordable at {fill.price}" if order["side"] == "buy" else "not held"
+        detail = f"{rest} canceled: {why}" if rest else "whole quantity"
         _record(database, order["id"], "filled", detail, order["opened_at"], recorded_at=now)
     return "filled"
 

@@ -61,7 +61,7 @@ SELECT * FROM models WHERE id = %(id)s
 
 -- name: retire_active_models
 -- Makes room for a new active model of this kind.
-UPDATE models SET status = 'retired' WHERE kind = %(kind)s AND status = 'active' AND sha256 <> %(sha256)s
+UPDATE models SET status = 'retired' WHERE kind = %(kind)s AND status = 'active'
 
 -- name: insert_model
 -- A trained model; the same bytes trained on the same span are the same model, active again.
