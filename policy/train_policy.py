@@ -130,11 +130,12 @@ def train(data: TrainingData, steps: int, seed: int, progress: bool) -> tuple[by
     training = data.part(0, split)
     vector = DummyVecEnv([lambda: PortfolioEnv(training) for _ in range(ENVIRONMENTS)])
     vector.seed(seed)
+    rollout = min(ROLLOUT, max(steps // ENVIRONMENTS, 8))
     model = PPO(
         "MlpPolicy",
         vector,
-        n_steps=min(ROLLOUT, max(steps // ENVIRONMENTS, 8)),
-        batch_size=512,
+        n_steps=rollout,
+        batch_size=min(512, rollout * ENVIRONMENTS),
         n_epochs=5,
         learning_rate=1e-4,
         gamma=0.98,

@@ -16,7 +16,7 @@ def to_money(value: float) -> Decimal:
     """The 8-decimal amount nearest to ``value``; OverflowError where doubles cannot hold it exactly."""
     if not abs(value) < LARGEST_EXACT:
         raise OverflowError(f"{value!r} is not an amount below {LARGEST_EXACT:.0f}; it could not be kept exactly")
-    return Decimal(repr(value)).quantize(QUANTUM)
+    return Decimal(repr(float(value))).quantize(QUANTUM)
 
 
 def to_float(amount: Decimal) -> float:

@@ -3,7 +3,8 @@
 The paper venue runs these functions as they are, training and backtest run them compiled
 (shared.simulation.compiled); both give the same bits, because every operation is one IEEE double
 operation in a fixed order (no fused multiply-add, no reassociation). Amounts are rounded as the database
-stores them (8 decimals), so a book rebuilt from the stored fills is the same book.
+stores them (8 decimals), so a book rebuilt from the stored fills is the same book, as long as no amount
+exceeds 16 million (2^24): above, the last bits of doubles are too coarse for sums to round as decimals do.
 
 Units: prices in quote per base, quantities in base, cash, cost and fee in quote, bps = 1e-4.
 """

@@ -105,7 +105,9 @@ def test_it_goes_on_where_it_stopped(run: Callable[..., Outcome], database: Data
 def test_in_steps_or_at_once_the_rows_are_the_same(
     run: Callable[..., Outcome], database: Database, database_for: DatabaseFor
 ) -> None:
-    values = "SELECT instrument_id, timeframe_s, as_of, open, high, low, close, volume FROM market_data ORDER BY 1, 2, 3"
+    values = (
+        "SELECT instrument_id, timeframe_s, as_of, open, high, low, close, volume FROM market_data ORDER BY 1, 2, 3"
+    )
     venue = Venue(two_days())
     for minutes in (0, 5, 20, 55, 60, 125):
         run(NOON + timedelta(minutes=minutes), venue)
@@ -125,9 +127,7 @@ def test_twice_changes_nothing(run: Callable[..., Outcome], database: Database) 
     assert database.fetch("SELECT * FROM market_data ORDER BY 1, 2, 3") == before
 
 
-def test_from_an_earlier_moment_it_fills_the_past_and_its_gaps(
-    run: Callable[..., Outcome], database: Database
-) -> None:
+def test_from_an_earlier_moment_it_fills_the_past_and_its_gaps(run: Callable[..., Outcome], database: Database) -> None:
     series = two_days()
     holed = {symbol: candles[np.delete(np.arange(len(candles)), [500, 501])] for symbol, candles in series.items()}
     run(NOON, Venue(holed), span_from=NOON - timedelta(hours=3))

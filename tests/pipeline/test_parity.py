@@ -32,9 +32,9 @@ ORDER BY f.filled_at, f.side DESC, i.symbol
 
 @pytest.fixture
 def traded(settings: Settings) -> Iterator[tuple[Databases, BacktestResult]]:
-    """200 hours through the jobs on 15m candles with a policy that keeps trading, then through the backtest."""
-    settings = small(settings, "15m")
-    plan = make_plan(make_series("15m", HOURS), "15m", HOURS)
+    """200 hours through the jobs on 5m candles with a policy that keeps trading, then through the backtest."""
+    settings = small(settings, "5m")
+    plan = make_plan(make_series("5m", HOURS), "5m", HOURS)
     with logged_in(settings) as databases:
         prepare(databases, settings, plan)
         install_random_policy(databases, settings, plan)

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import pytest
 from psycopg.types.json import Json
 
 from pipeline.operator import create_wallet, issue_command
@@ -24,6 +25,7 @@ from shared.settings import Settings
 from tests.helpers import NOON, DatabaseFor, store_candles
 from tests.shared.spine_rows import insert
 
+HISTORY = 300  # hours, all at 100: no trend, no volatility, so that the script alone decides
 A, B = "AAA/USDT", "BBB/USDT"
 FIVE, HOUR_S = 300, 3600
 MINUTE, HOUR, DELAY = timedelta(minutes=1), timedelta(hours=1), timedelta(seconds=120)
@@ -218,3 +220,41 @@ class ScriptedPolicy:
         """Stands in for policy.policy_model.usable_policy."""
         self.asked_at = as_of
         return self, ""
+
+
+def install_scripted_policy(market: PaperMarket, monkeypatch: pytest.MonkeyPatch) -> ScriptedPolicy:
+    """Puts one in the place of the active policy model; its rows are real."""
+    encoder_id = insert_model(market, "encoder")
+    scripted = ScriptedPolicy(insert_model(market, "policy", encoder_id), encoder_id)
+    monkeypatch.setattr(run_trader, "usable_policy", scripted.usable)
+    return scripted
+
+
+def store_flat(market: PaperMarket, symbol: str, opens: dict[str, float] | None = None) -> int:
+    """Hours at 100 until 18:00, and 5m candles of the day that close at 100 and open there too, or at ``opens``."""
+    market.store(symbol, HOUR_S, candles(NOON - HISTORY * HOUR, HOUR_S, [100.0] * (HISTORY + 6)))
+    first = NOON - 10 * MINUTE
+    at_open = {at(text): price for text, price in (opens or {}).items()}
+    made = [at_open.get(first + n * 5 * MINUTE, 100.0) for n in range(6 * 12 + 2)]
+    return market.store(symbol, FIVE, candles(first, FIVE, made, close=100.0))
+
+
+def prepare(market: PaperMarket, policy: ScriptedPolicy, instruments: list[int], script: dict[str, Any]) -> None:
+    """Embeddings, regime and steering for each hour of the script."""
+    for text, action in script.items():
+        moment = at(text)
+        policy.script[moment] = action
+        insert_embeddings(market, policy.encoder_id, instruments, moment)
+        for horizon_s in (14_400, 86_400):
+            insert_state(market, moment, horizon_s)
+        insert_config(market, moment)
+
+
+def live_through(market: PaperMarket, first: str, last: str) -> None:
+    """Every 5 minutes what the schedule does: settle, trade after the delay, send."""
+    moment = at(first)
+    while moment <= at(last):
+        market.send(moment)
+        market.trade(moment + DELAY)
+        market.send(moment + DELAY)
+        moment += 5 * MINUTE

@@ -189,9 +189,7 @@ def test_a_buy_is_cut_to_what_cash_affords_and_the_rest_is_canceled_and_said(
     assert market.detail(order) == f"{200 - fill['quantity']} canceled: not affordable at {fill['price']}"
 
 
-def test_a_wallet_without_cash_buys_nothing_and_its_order_is_canceled(
-    market: PaperMarket, wallet: int, a: int
-) -> None:
+def test_a_wallet_without_cash_buys_nothing_and_its_order_is_canceled(market: PaperMarket, wallet: int, a: int) -> None:
     market.order(wallet, a, "buy", "200")
     market.send(at("12:02"))
     market.send(at("12:10"))
@@ -279,9 +277,7 @@ def test_one_refused_order_does_not_hold_up_the_next(market: PaperMarket, wallet
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_fills_and_cash_are_the_kernels_to_the_last_digit(
-    market: PaperMarket, wallet: int, a: int, seed: int
-) -> None:
+def test_fills_and_cash_are_the_kernels_to_the_last_digit(market: PaperMarket, wallet: int, a: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     made = random_candles(40, FIVE, seed, end=to_unix(NOON) + 40 * FIVE, volatility=0.02)
     market.database_for("owner").execute("DELETE FROM market_data")
@@ -296,9 +292,7 @@ def test_fills_and_cash_are_the_kernels_to_the_last_digit(
         market.send(decided)
         market.send(from_unix(int(made.as_of[n])))
         wanted = quantity if buying else -quantity
-        signed, price, cost, fee = kernel.market_fill(
-            wanted, cash, held, float(made.open[n]), 5.0, 40.0, 0.01, 0.00001
-        )
+        signed, price, cost, fee = kernel.market_fill(wanted, cash, held, float(made.open[n]), 5.0, 40.0, 0.01, 0.00001)
         if signed:
             fill = market.fills()[-1]
             assert [to_float(fill[k]) for k in ("quantity", "price", "cost", "fee")] == [abs(signed), price, cost, fee]

@@ -1,0 +1,323 @@
+"""The trader: when it decides, what it writes down, and what a wallet has earned in the end."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policy import run_trader
+from policy.observation import observation_hash
+from shared.clock import ReplayClock
+from shared.db import Database, role_url
+from shared.settings import Settings
+from tests.helpers import NOON, DatabaseFor
+from tests.policy.paper_world import (
+    DECISIONS,
+    DELAY,
+    FIVE,
+    HOUR,
+    HOUR_S,
+    MINUTE,
+    ORDERS,
+    A,
+    B,
+    PaperMarket,
+    ScriptedPolicy,
+    at,
+    candles,
+    insert_config,
+    insert_embeddings,
+    insert_state,
+    install_scripted_policy,
+    live_through,
+    prepare,
+    store_flat,
+)
+
+ONE = timedelta(hours=1)
+LOT, TICK = Decimal("0.00001"), Decimal("0.01")
+FEE, SLIP = Decimal("0.0040"), Decimal("0.0005")
+
+
+@pytest.fixture
+def market(database_for: DatabaseFor, settings: Settings) -> PaperMarket:
+    return PaperMarket(database_for, settings)
+
+
+@pytest.fixture
+def policy(market: PaperMarket, monkeypatch: pytest.MonkeyPatch) -> ScriptedPolicy:
+    return install_scripted_policy(market, monkeypatch)
+
+
+def test_buy_hold_sell_earns_to_the_last_digit_what_the_hand_computes(
+    market: PaperMarket, policy: ScriptedPolicy
+) -> None:
+    instruments = [store_flat(market, A, {"13:05": 101.0, "15:05": 120.0}), store_flat(market, B)]
+    wallet = market.wallet("w", at("12:30"))
+    script = {"13:00": (1.0, 0.0), "14:00": (1.0, 0.0), "15:00": (-1.0, 0.0), "16:00": (-1.0, 0.0)}
+    prepare(market, policy, instruments, script)
+    live_through(market, "12:30", "16:00")
+
+    # 12.5 % of 10,000 at 100; 101 and 5 bps up to the tick; 120 less 5 bps; 40 bps of each value.
+    cost, fee = Decimal("12.5") * Decimal("101.06"), Decimal("5.053")
+    back, fee_back = Decimal("12.5") * Decimal("119.94"), Decimal("5.997")
+    assert [(f["side"], f["quantity"], f["cost"], f["fee"]) for f in market.fills()] == [
+        ("buy", Decimal("12.5"), cost, fee), ("sell", Decimal("12.5"), back, fee_back),
+    ]  # fmt: skip
+    assert market.cash(wallet) == 10_000 - cost - fee + back - fee_back == Decimal("10224.95")
+    assert market.held(wallet)[instruments[0]] == 0
+    reasons = [row["reason"] for row in market.rows(DECISIONS) if row["symbol"] == A]
+    assert reasons[0] == "policy: buy to move weight 0.0000 to 0.1250"
+    assert "is inside the band of 0.05" in reasons[1]
+    assert reasons[2].startswith("policy: sell to move weight 0.12")
+    assert reasons[3] == "policy: already there"
+    assert [row["state"] for row in market.rows(ORDERS)] == ["filled", "filled"]
+    (equity,) = market.rows("SELECT equity FROM equity")
+    assert equity["equity"] == market.cash(wallet)
+
+
+def trend_closes(falling: int) -> list[float]:
+    """720 hours up to 100 at NOON, then hours down; with a little noise."""
+    up = [100 * np.exp(0.001 * (k - 719)) * (1 + 0.001 * (-1) ** k) for k in range(720)]
+    return up + [100 * np.exp(-0.002 * k) * (1 + 0.001 * (-1) ** k) for k in range(1, falling + 1)]
+
+
+def test_without_a_model_the_baseline_rides_a_trend_up_and_leaves_when_it_turns(market: PaperMarket) -> None:
+    closes = trend_closes(72)
+    market.store(A, HOUR_S, candles(NOON - 720 * HOUR, HOUR_S, closes))
+    opens = {NOON: 99.5, NOON + 36 * HOUR: 93.0, NOON + 72 * HOUR: 86.5}
+    for hour, price in opens.items():
+        market.store(A, FIVE, candles(hour - 5 * MINUTE, FIVE, [price] * 3))
+    wallet = market.wallet("w", NOON, symbols=(A,))
+    for hour in opens:
+        assert market.trade(hour + DELAY).result["decisions"] == 1
+        market.send(hour + DELAY)
+        market.send(hour + 10 * MINUTE)
+
+    bought, held, sold = market.rows(DECISIONS)
+    assert (bought["allowed_weight"], held["allowed_weight"], sold["allowed_weight"]) == (0.5, 0.5, 0.0)
+    quantity = (Decimal(5_000) / Decimal(repr(float(closes[719])))).quantize(LOT, ROUND_DOWN)
+    price_in = (Decimal("99.5") * (1 + SLIP)).quantize(TICK, ROUND_CEILING)
+    price_out = (Decimal("86.5") * (1 - SLIP)).quantize(TICK, ROUND_FLOOR)
+    fees = [round(quantity * price * FEE, 8) for price in (price_in, price_out)]
+    assert [(f["quantity"], f["price"], f["fee"]) for f in market.fills()] == [
+        (quantity, price_in, fees[0]), (quantity, price_out, fees[1]),
+    ]  # fmt: skip
+    assert market.cash(wallet) == 10_000 + quantity * (price_out - price_in) - sum(fees)
+    for row in (bought, held, sold):
+        assert row["reason"].startswith("trend_vol_target: ")
+        assert (row["model_id"], row["encoder_id"], row["observation_hash"]) == (None, None, None)
+    (alert,) = market.rows("SELECT DISTINCT key, message FROM alerts")
+    assert alert["key"] == "policy-model"
+    assert "no active policy model: the baseline trades" in alert["message"]
+
+
+@pytest.fixture
+def wanting(market: PaperMarket, policy: ScriptedPolicy) -> list[int]:
+    """Both instruments' ids; at 13:00 and 14:00 the policy wants some of AAA."""
+    instruments = [store_flat(market, A), store_flat(market, B)]
+    prepare(market, policy, instruments, {"13:00": (1.0, 0.0), "14:00": (1.0, 0.0)})
+    return instruments
+
+
+def test_nothing_is_decided_before_the_delay_is_over(market: PaperMarket, wanting: list[int]) -> None:
+    market.wallet("w", at("12:30"))
+    assert market.trade(at("13:01:59")).status == "nothing", "12:00 was before it was resumed, 13:00 is too fresh"
+    assert market.trade(at("13:02")).result == {"decisions": 2, "orders": 1}
+    assert {row["as_of"] for row in market.rows(DECISIONS)} == {at("13:00")}
+    assert market.trade(at("14:01:59")).status == "nothing"
+    assert market.trade(at("14:02")).result["decisions"] == 2
+
+
+def test_a_wallet_that_was_never_resumed_decides_nothing(market: PaperMarket, wanting: list[int]) -> None:
+    market.wallet("w", at("12:30"), resume=False)
+    for moment in ("13:02", "14:02"):
+        assert market.trade(at(moment)).status == "nothing"
+    market.command(at("14:03"), "pause")
+    assert market.trade(at("14:04")).status == "nothing"
+    assert market.rows(DECISIONS) == []
+
+
+def test_a_resume_given_later_does_not_reach_back(market: PaperMarket, wanting: list[int]) -> None:
+    market.wallet("w", at("12:30"), resume=False)
+    market.command(at("13:30"), "resume")
+    assert market.trade(at("13:29")).status == "nothing", "it was not given yet"
+    assert market.trade(at("13:31")).status == "nothing"
+    assert market.trade(at("14:02")).result["decisions"] == 2
+
+
+def test_run_twice_for_one_candle_there_is_nothing_new(market: PaperMarket, wanting: list[int]) -> None:
+    market.wallet("w", at("12:30"))
+    market.trade(at("13:02"))
+    before = market.rows(DECISIONS), market.rows(ORDERS)
+    assert [len(rows) for rows in before] == [2, 1]
+    for moment in ("13:02", "13:03", "14:01"):
+        assert market.trade(at(moment)).status == "nothing"
+    assert (market.rows(DECISIONS), market.rows(ORDERS)) == before
+
+
+def test_an_order_has_the_id_that_follows_from_installation_wallet_instrument_and_candle(
+    market: PaperMarket, wanting: list[int]
+) -> None:
+    wallet = market.wallet("w", at("12:30"))
+    market.trade(at("13:07"))
+    (order,) = market.rows(ORDERS)
+    (installation,) = market.rows("SELECT id FROM installation")
+    key = f"{wallet}:{wanting[0]}:2024-06-01T13:00:00+00:00:policy"
+    assert order["id"] == uuid.uuid5(installation["id"], key)
+    owner = market.database_for("owner")
+    for table in ("orders", "decisions"):
+        owner.execute(f"DELETE FROM {table}")  # type: ignore[arg-type]
+    market.trade(at("13:40"))
+    assert [row["id"] for row in market.rows(ORDERS)] == [order["id"]]
+
+
+def test_an_order_says_what_it_is_and_how_long_it_is_good(market: PaperMarket, wanting: list[int]) -> None:
+    market.wallet("w", at("12:30"))
+    market.trade(at("13:07"))
+    (order,) = market.rows(ORDERS)
+    decided = next(row for row in market.rows(DECISIONS) if row["symbol"] == A)
+    told = {
+        "decision_id": decided["id"], "symbol": A, "mode": "paper", "side": "buy", "type": "market",
+        "quantity": Decimal("12.5"), "reference_price": 100.0, "state": "intended",
+        "not_before": at("13:02"), "deadline": at("14:02"), "recorded_at": at("13:07"),
+    }  # fmt: skip
+    assert {name: order[name] for name in told} == told
+
+
+def test_a_decision_names_exactly_the_rows_it_was_made_from(market: PaperMarket, policy: ScriptedPolicy) -> None:
+    instruments = [store_flat(market, A), store_flat(market, B)]
+    moment = at("13:00")
+    policy.script[moment] = (1.0, 0.0)
+    insert_embeddings(market, policy.encoder_id, instruments, moment)
+    insert_config(market, moment - ONE, valid_until=moment + ONE)
+    for horizon_s in (14_400, 86_400):
+        insert_state(market, moment - ONE, horizon_s)
+    short, long = (insert_state(market, moment, horizon_s, p_down=0.1, p_flat=0.4) for horizon_s in (14_400, 86_400))
+    config = insert_config(market, moment, max_position=0.4)
+    insert_config(market, moment + ONE, max_position=0.1)  # of the future
+    insert_config(market, moment, track="rules", max_position=0.1)
+    insert_config(market, moment - ONE / 2, known_from=moment + ONE, valid_until=moment + ONE)
+    for horizon_s in (14_400, 86_400):
+        insert_state(market, moment + ONE, horizon_s)
+        insert_state(market, moment, horizon_s, track="rules")
+    market.wallet("w", at("12:30"))
+    market.trade(at("13:02"))
+    for row in market.rows(DECISIONS):
+        assert (row["model_id"], row["encoder_id"]) == (policy.id, policy.encoder_id)
+        assert (row["market_state_short_id"], row["market_state_id"]) == (short, long)
+        assert row["policy_config_id"] == config
+        assert row["observation_hash"] == observation_hash(policy.seen[moment])
+        assert (row["price"], row["quantity_held"], row["cash"], row["equity"]) == (100.0, 0, 10_000, 10_000.0)
+        assert (row["as_of"], row["recorded_at"], row["source"]) == (moment, at("13:02"), "policy")
+    assert [row["wanted_weight"] for row in market.rows(DECISIONS)] == [0.25 * 0.4, 0.0]
+
+
+def test_an_instrument_with_an_order_in_flight_gets_no_second_one(market: PaperMarket, wanting: list[int]) -> None:
+    market.wallet("w", at("12:30"))
+    market.trade(at("13:02"))
+    market.send(at("13:02"))
+    market.trade(at("14:02"))  # the sender did not run in between
+    assert len(market.rows(ORDERS)) == 1
+    assert market.rows(DECISIONS)[2]["reason"] == "policy: an earlier order is still open"
+    assert market.rows(ORDERS)[0]["state"] == "accepted"
+
+
+def test_an_entry_is_no_larger_than_the_operators_limit_on_an_order(market: PaperMarket, wanting: list[int]) -> None:
+    wallet = market.wallet("w", at("12:30"))
+    cli = market.database_for("cli")
+    cli.execute("UPDATE limits SET max_order_notional = 500 WHERE wallet_id = %(w)s", {"w": wallet})
+    market.trade(at("13:02"))
+    (order,) = market.rows(ORDERS)
+    assert order["quantity"] == 5
+    market.send(at("13:02"))
+    assert market.events(order["id"]) == ["accepted"]
+
+
+def test_one_wallets_missing_instrument_does_not_stop_another(market: PaperMarket, wanting: list[int]) -> None:
+    market.wallet("a-broken", at("12:30"), symbols=(A, "ZZZ/USDT"))
+    market.wallet("b-sound", at("12:30"))
+    outcome = market.trade(at("13:02"))
+    assert (outcome.status, outcome.result["decisions"], outcome.result["orders"]) == ("done", 2, 1)
+    assert set(outcome.result["failures"]) == {"a-broken"}
+    assert "no candles of ZZZ/USDT on test are stored" in outcome.result["failures"]["a-broken"]
+    assert {row["wallet"] for row in market.rows(DECISIONS)} == {"b-sound"}
+    (alert,) = market.rows("SELECT layer, severity, key FROM alerts")
+    assert alert == {"layer": "policy", "severity": "warning", "key": "wallet:a-broken"}
+
+
+def test_wallets_that_trade_the_same_have_books_and_orders_of_their_own(
+    market: PaperMarket, wanting: list[int]
+) -> None:
+    market.wallet("small", at("12:30"), capital=1_000.0)
+    market.wallet("w", at("12:30"))
+    assert market.trade(at("13:02")).result == {"decisions": 4, "orders": 2}
+    assert {row["quantity"] for row in market.rows(ORDERS)} == {Decimal("1.25"), Decimal("12.5")}
+
+
+def test_candles_that_are_late_are_waited_for(market: PaperMarket, wanting: list[int]) -> None:
+    market.wallet("w", at("12:30"))
+    owner = market.database_for("owner")
+    owner.execute("DELETE FROM embeddings")
+    owner.execute("DELETE FROM market_data WHERE timeframe_s = 3600 AND as_of >= '2024-06-01 13:00Z'")
+    assert market.trade(at("13:02")).status == "nothing"
+    (alert,) = market.rows("SELECT key, message FROM alerts")
+    assert alert["key"] == "no-candles:w"
+    assert f"no usable candles of {A}; no usable candles of {B}" in alert["message"]
+    for symbol in (A, B):
+        market.store(symbol, HOUR_S, candles(at("12:00"), HOUR_S, [100.0]))
+    assert market.trade(at("13:07")).result["decisions"] == 2
+
+
+def test_an_instrument_whose_candle_is_missing_is_neither_bought_nor_sold(
+    market: PaperMarket, wanting: list[int]
+) -> None:
+    wallet = market.wallet("w", at("12:30"))
+    live_through(market, "13:00", "13:15")
+    assert market.held(wallet) == {wanting[0]: Decimal("12.5")}
+    owner = market.database_for("owner")
+    owner.execute("DELETE FROM embeddings WHERE as_of = '2024-06-01 14:00Z'")
+    gone = {"id": wanting[0]}
+    owner.execute("DELETE FROM market_data WHERE instrument_id = %(id)s AND as_of = '2024-06-01 14:00Z'", gone)
+    market.trade(at("14:02"))
+    first, second = market.rows(DECISIONS)[2:]
+    assert (first["reason"], first["price"]) == ("trend_vol_target: its newest candle is missing", 100.0)
+    assert second["reason"] == "trend_vol_target: already there"
+    assert len(market.rows(ORDERS)) == 1
+
+
+def test_a_failure_while_writing_leaves_no_decision_and_no_order(
+    market: PaperMarket, wanting: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market.wallet("w", at("12:30"))
+
+    def dies(*arguments: object) -> Decimal:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(run_trader.uuid, "uuid5", dies)  # after the first decision's row
+        market.trade(at("13:02"))
+    assert (market.rows(DECISIONS), market.rows(ORDERS)) == ([], [])
+    assert market.trade(at("13:03")).result == {"decisions": 2, "orders": 1}
+
+
+def test_a_second_trader_at_the_same_time_says_so_and_leaves(
+    market: PaperMarket, wanting: list[int], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market.wallet("w", at("12:30"))
+    other, outcomes = Database(role_url(settings, "policy")), []
+    settle = run_trader._settle
+
+    def meanwhile(database: Database, wallet: Any) -> int:
+        outcomes.append(run_trader.run_once(ReplayClock(at("13:02")), other, settings))
+        return settle(database, wallet)
+
+    monkeypatch.setattr(run_trader, "_settle", meanwhile)
+    assert market.trade(at("13:02")).result["decisions"] == 2
+    other.close()
+    assert [outcome.status for outcome in outcomes] == ["busy"]
