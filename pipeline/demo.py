@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from tqdm import tqdm
 
 from candles import backfill
@@ -157,7 +159,7 @@ def _prepare(plan: Plan, settings: Settings, databases: Databases, progress: boo
     clock = ReplayClock(plan.train_to)
     outcome = backfill.run_once(clock, databases["candles"], settings, plan.exchange, plan.start, progress)
     for symbol, result in outcome.result.items():
-        console.print(f"   {symbol}: {result}")
+        _tell({symbol: result})
 
 
 def _train(plan: Plan, settings: Settings, databases: Databases, progress: bool) -> None:
@@ -167,13 +169,13 @@ def _train(plan: Plan, settings: Settings, databases: Databases, progress: bool)
     _step(2, f"the encoder learns from {plan.start:%Y-%m-%d} to {plan.encoder_to:%Y-%m-%d}")
     if not _trained(databases, "encoder", plan.start, plan.encoder_to):
         outcome = train_encoder.run_once(clock, encoder, settings, plan.start, plan.encoder_to, progress)
-        console.print(f"   {outcome.result}")
+        _tell(outcome.result)
     _step(3, f"embeddings and regime of {plan.policy_from:%Y-%m-%d} to {plan.train_to:%Y-%m-%d}, which it has not seen")
-    console.print(f"   {run_encoder.run_once(clock, encoder, settings, span).result}")
-    console.print(f"   {run_metacontroller.run_once(clock, databases['meta_controller'], settings, span).result}")
+    _tell(run_encoder.run_once(clock, encoder, settings, span).result)
+    _tell(run_metacontroller.run_once(clock, databases["meta_controller"], settings, span).result)
     _step(4, "the policy learns from them")
     if not _trained(databases, "policy", *span):
-        console.print(f"   {train_policy.run_once(clock, policy, settings, *span, progress).result}")
+        _tell(train_policy.run_once(clock, policy, settings, *span, progress).result)
 
 
 def _trained(databases: Databases, kind: str, first: datetime, last: datetime) -> bool:
@@ -227,7 +229,19 @@ def _report(plan: Plan, settings: Settings, databases: Databases) -> Outcome:
 
 
 def _step(number: int, what: str) -> None:
-    console.print(f"[bold]{number}/6[/] {what}")
+    console.print(f"[bold]{number}/6[/] {what}", highlight=False)
+
+
+def _tell(result: Mapping[str, Any]) -> None:
+    """A job's result as one indented paragraph instead of a dict."""
+
+    def said(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{name} {said(inner)}" for name, inner in value.items())
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    text = " · ".join(f"{name.replace('_', ' ')} {said(value)}" for name, value in result.items())
+    console.print(Padding(text, (0, 0, 0, 4)), highlight=False)
 
 
 def main(argv: list[str] | None = None) -> int:
