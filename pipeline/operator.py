@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import uuid
 from collections.abc import Sequence
@@ -10,10 +11,28 @@ from datetime import datetime, timedelta
 
 from shared.db import Database, load_queries
 from shared.job import Context, Outcome, UsageError, job_parser, run_job_command
-from shared.money import to_money
+from shared.money import LARGEST_EXACT, to_money
 from shared.settings import Settings
 
 COMMAND_LIFETIME = timedelta(hours=1)
+SYMBOL = r"[A-Z0-9-]+/[A-Z0-9]+"
+
+
+def _check_terms(name: str, symbols: Sequence[str], capital: float) -> str:
+    """The wallet's quote currency; UsageError for terms that could never be traded, for they never change."""
+    if not re.fullmatch(r"[a-z0-9_-]+", name):
+        raise UsageError(f"a wallet is named in a-z, 0-9, _ and -, like demo or btc-2026; {name!r} is not")
+    strange = [symbol for symbol in symbols if not re.fullmatch(SYMBOL, symbol)]
+    if strange:
+        raise UsageError(f"a symbol is written BASE/QUOTE in capitals, like BTC/USDT; {', '.join(strange)} is not")
+    if len(set(symbols)) < len(symbols):
+        raise UsageError(f"each symbol may be named once: {', '.join(symbols)}")
+    quotes = {symbol.partition("/")[2] for symbol in symbols}
+    if len(quotes) != 1:
+        raise UsageError(f"a wallet has one quote currency; {', '.join(symbols)} have {', '.join(sorted(quotes))}")
+    if not 0 < capital < LARGEST_EXACT:
+        raise UsageError(f"a wallet opens with more than 0 and less than {LARGEST_EXACT:,.0f}; {capital:g} is not")
+    return quotes.pop()
 
 
 def create_wallet(
@@ -30,10 +49,7 @@ def create_wallet(
 
     It starts paused: nothing is traded before a ``resume``.
     """
-    quotes = {symbol.partition("/")[2] for symbol in symbols}
-    if len(quotes) != 1:
-        raise UsageError(f"a wallet has one quote currency; {', '.join(symbols)} have {', '.join(sorted(quotes))}")
-    quote, queries = quotes.pop(), load_queries("cli")
+    quote, queries = _check_terms(name, symbols, capital), load_queries("cli")
     with database.transaction():
         wallet = database.fetch_one(
             queries["insert_wallet"],
@@ -72,6 +88,8 @@ def issue_command(
     database: Database, at: datetime, wallet: str, command: str, reason: str, issuer: str, key: str | None = None
 ) -> bool:
     """Writes a pause or resume; False when this idempotency key was used before. UsageError: no such wallet."""
+    if not reason.strip():
+        raise UsageError(f"say why: a {command} is written down with its reason")
     row = {
         "wallet": wallet,
         "command": command,

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from shared.job import UsageError
 from shared.log import configure_logging
 from shared.settings import PROJECT, ScheduledJob, Settings, SettingsError, load_settings
 
+if TYPE_CHECKING:
+    from apscheduler.triggers.cron import CronTrigger
+
 log = logging.getLogger("sextant.schedule")
+WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 JOB_TIMEOUT_S = 3600
+MISFIRE_GRACE_S = 60  # a busy machine wakes late; APScheduler's own second would skip the run
 
 
 def command(job: ScheduledJob) -> list[str]:
@@ -35,14 +42,24 @@ def start_job(name: str, job: ScheduledJob) -> None:
         log.warning("ended with an error", extra={"job": name, "exit_code": finished.returncode})
 
 
+def cron_trigger(job: ScheduledJob) -> CronTrigger:
+    """The job's times as cron means them: APScheduler 3 counts weekdays from Monday, cron from Sunday."""
+    from apscheduler.triggers.cron import CronTrigger
+
+    *times, weekday = job.cron.split()
+    if "*/" in weekday:
+        raise ValueError(f"{job.cron!r}: name the weekdays, like mon,wed,fri; every n-th day means two things")
+    named = re.sub(r"\b[0-7]\b", lambda day: WEEKDAYS[int(day[0])], weekday)
+    return CronTrigger.from_crontab(" ".join([*times, named]), timezone="UTC")
+
+
 def run_scheduler(settings: Settings) -> None:
     from apscheduler.schedulers.blocking import BlockingScheduler
-    from apscheduler.triggers.cron import CronTrigger
 
     scheduler = BlockingScheduler(timezone="UTC")
     for name, job in settings.schedule.items():
-        trigger = CronTrigger.from_crontab(job.cron, timezone="UTC")
-        scheduler.add_job(start_job, trigger, (name, job), id=name, max_instances=1, coalesce=True)
+        limits = {"max_instances": 1, "coalesce": True, "misfire_grace_time": MISFIRE_GRACE_S}
+        scheduler.add_job(start_job, cron_trigger(job), (name, job), id=name, **limits)
         log.info("scheduled", extra={"job": name, "runs": job.module, "cron": job.cron, "delay_s": job.delay_s})
     try:
         scheduler.start()
@@ -71,6 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         settings = load_settings()
         if not settings.schedule:
             raise UsageError("settings have no [schedule.…] section: nothing would ever run")
+        for job in settings.schedule.values():
+            cron_trigger(job)  # refuses times that are none, before anything is started or printed
         if arguments.cron:
             print("\n".join(cron_lines(settings)))
             return 0

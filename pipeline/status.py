@@ -9,8 +9,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from pipeline.schedule import cron_trigger
 from shared.clock import SystemClock
 from shared.db import Database, load_queries
 from shared.errors import SextantError
@@ -33,9 +36,7 @@ def age(now: datetime, at: datetime | None) -> str:
 
 
 def next_run(job: ScheduledJob, now: datetime) -> datetime | None:
-    from apscheduler.triggers.cron import CronTrigger
-
-    at: datetime | None = CronTrigger.from_crontab(job.cron, timezone="UTC").get_next_fire_time(None, now)
+    at: datetime | None = cron_trigger(job).get_next_fire_time(None, now)
     return at
 
 
@@ -44,14 +45,22 @@ def print_wallets(database: Database, now: datetime, console: Console) -> None:
     positions = database.fetch(queries["wallet_positions"])
     for w in database.fetch(queries["wallet_overview"], {"now": now}):
         held = [f"{p['quantity'].normalize():f} {p['symbol']}" for p in positions if p["wallet_id"] == w["id"]]
-        today = "no decision yet" if w["day_start"] is None else f"{float(w['equity']) - w['day_start']:+,.2f} today"
         decided = f"{w['last_decision']:%Y-%m-%d %H:%M}" if w["last_decision"] else "never"
-        console.print(f"[bold]{w['name']}[/]: {w['mode']} wallet on {w['venue']}, steered by track {w['track']}")
-        console.print(f"  equity {w['equity']:,.2f} {w['quote']} ({today}), cash {w['cash']:,.2f}")
-        console.print(f"  holds {', '.join(held) or 'nothing'}")
+        today = w["equity"] - w["day_start"]
         console.print(
-            f"  last decision {decided}; operator said: {w['last_command'] or 'nothing yet, so it is paused'}"
+            f"[bold]{w['name']}[/]: {w['mode']} wallet on {escape(w['venue'])}, steered by track {w['track']}"
         )
+        for line in (
+            f"  equity {w['equity']:,.2f} {w['quote']} ({today:+,.2f} today), cash {w['cash']:,.2f}",
+            f"  holds {', '.join(held) or 'nothing'}",
+            f"  last decision {decided}; operator said: {w['last_command'] or 'nothing yet, so it is paused'}",
+        ):
+            _print_plain(console, line)
+
+
+def _print_plain(console: Console, line: str) -> None:
+    """What people and venues wrote, with its brackets and colons as they wrote them."""
+    console.print(line, markup=False, emoji=False)
 
 
 def jobs_table(database: Database, settings: Settings, now: datetime) -> Table:
@@ -67,7 +76,7 @@ def jobs_table(database: Database, settings: Settings, now: datetime) -> Table:
     for name in sorted(runs.keys() | planned.keys()):
         run, at = runs.get(name), planned.get(name)
         last = age(now, run["started_at"] if run else None)
-        table.add_row(name, last, _run_status(run), f"{at:%H:%M}" if at else "by hand")
+        table.add_row(name, last, Text(_run_status(run)), f"{at:%H:%M}" if at else "by hand")
     return table
 
 
@@ -122,12 +131,13 @@ def show(database: Database, settings: Settings, now: datetime, console: Console
         console.print(f"{m['kind']} model {m['id']} ({m['provenance']}), known from {m['known_from']:%Y-%m-%d %H:%M}")
     console.print("[bold]What blocks or limits trading[/]")
     for reason in blockers(database, settings, now) or ["nothing"]:
-        console.print(f"  • {reason}", highlight=False)
+        console.print(f"  • {reason}", highlight=False, markup=False, emoji=False)
     alerts = database.fetch(queries["recent_alerts"], {"since": now - ALERT_WINDOW})
     if alerts:
         console.print("[bold]Alerts of the last 7 days[/]")
     for alert in alerts:
-        console.print(f"  {alert['recorded_at']:%m-%d %H:%M} {alert['severity']} {alert['layer']}: {alert['message']}")
+        told = f"{alert['severity']} {alert['layer']}: {alert['message']}"
+        _print_plain(console, f"  {alert['recorded_at']:%m-%d %H:%M} {told}")
 
 
 def main(argv: list[str] | None = None) -> int:

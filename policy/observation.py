@@ -36,8 +36,20 @@ class Book:
     peak_equity: float
 
     def weights(self, prices: FloatArray) -> FloatArray:
-        """Position values as fractions of equity, [N]; all zero for a wallet that is worth nothing."""
-        return self.held * prices / self.equity if self.equity > 0 else np.zeros_like(self.held)
+        """Position values as fractions of equity, [N]; zero for what is not held, whether or not it has a price,
+        and for a wallet that is worth nothing."""
+        value = np.multiply(self.held, prices, out=np.zeros_like(self.held), where=self.held != 0.0)
+        return value / self.equity if self.equity > 0 else np.zeros_like(self.held)
+
+    @property
+    def drawdown(self) -> float:
+        """How far below the peak, as a fraction of it; none for a wallet that never was worth anything."""
+        return 1.0 - self.equity / self.peak_equity if self.peak_equity > 0 else 0.0
+
+    @property
+    def day_return(self) -> float:
+        """What was gained since UTC midnight, as a fraction of the equity then; negative for a loss."""
+        return self.equity / self.day_start_equity - 1.0 if self.day_start_equity > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +117,8 @@ def observe(view: View, baseline: FloatArray) -> NDArray[np.float32]:
             book.weights(view.prices),
             [
                 book.cash / book.equity if book.equity > 0 else 0.0,
-                10 * (book.equity / book.peak_equity - 1),
-                10 * (book.equity / book.day_start_equity - 1),
+                10 * (0.0 - book.drawdown),
+                10 * book.day_return,
             ],
         ]
     )

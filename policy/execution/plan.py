@@ -75,6 +75,8 @@ def _one_order(
         value = abs(change) * book.equity
         quantity = floor_to_step((min(value, rules.max_order_notional) if change > 0 else value) / price, lot)
         quantity = quantity if change > 0 else min(quantity, held)
+    if quantity == 0.0:
+        return 0.0, f"change of weight {change:+.4f} is less than a lot of {lot:g}"
     if quantity * price < min_notional:
         return 0.0, f"order of {quantity * price:.2f} is below the venue's minimum of {min_notional:g}"
     verb = "buy" if change > 0 else "sell"

@@ -8,7 +8,7 @@ from shared.rows import FloatArray
 
 def apply(proposed: FloatArray, context: RiskContext) -> tuple[FloatArray, str]:
     limit = min(context.config.daily_loss_limit, context.operator.daily_loss_limit)
-    loss = 1.0 - context.book.equity / context.book.day_start_equity
+    loss = -context.book.day_return
     if loss < limit:
         return proposed, ""
     return no_entries(proposed, context), f"lost {loss:.2%} today; no entries beyond {limit:.2%} until UTC midnight"

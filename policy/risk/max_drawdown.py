@@ -10,7 +10,7 @@ from shared.rows import FloatArray
 
 def apply(proposed: FloatArray, context: RiskContext) -> tuple[FloatArray, str]:
     limit = min(context.config.max_drawdown, context.operator.max_drawdown)
-    drawdown = 1.0 - context.book.equity / context.book.peak_equity
+    drawdown = context.book.drawdown
     if drawdown < limit:
         return proposed, ""
     return np.zeros_like(proposed), f"{drawdown:.2%} below the peak (limit {limit:.2%}); in cash until resumed"

@@ -83,8 +83,11 @@ def market_fill(
     """
     if signed_quantity > 0.0:
         price = market_price(True, reference, slippage_bps, tick)
-        quantity = min(signed_quantity, affordable(cash, price, fee_bps, lot))
+        quantity = signed_quantity
         cost = trade_cost(quantity, price)
+        if cost + trade_fee(cost, fee_bps) > cash:
+            quantity = affordable(cash, price, fee_bps, lot)
+            cost = trade_cost(quantity, price)
         return quantity, price, cost, trade_fee(cost, fee_bps)
     price = market_price(False, reference, slippage_bps, tick)
     quantity = min(-signed_quantity, held)

@@ -24,10 +24,12 @@ FROM wallets WHERE name = %(wallet)s
 ON CONFLICT (idempotency_key) DO NOTHING
 
 -- name: wallet_overview
--- Each wallet with its equity, the equity at its last decision before today, and whether it trades.
+-- Each wallet with its equity, what the trader counts today's loss from (the equity at its last decision before
+-- today, else what was paid in), and whether it trades.
 SELECT w.id, w.name, w.venue, w.mode, w.track, w.quote, l.symbols, e.cash, e.equity, e.as_of,
-       (SELECT equity FROM decisions d WHERE d.wallet_id = w.id
-        AND d.as_of <= date_trunc('day', coalesce(e.as_of, %(now)s), 'UTC') ORDER BY d.as_of DESC LIMIT 1) AS day_start,
+       coalesce((SELECT equity::numeric FROM decisions d WHERE d.wallet_id = w.id
+                 AND d.as_of <= date_trunc('day', coalesce(e.as_of, %(now)s), 'UTC') ORDER BY d.as_of DESC LIMIT 1),
+                (SELECT sum(amount) FROM cash_flows f WHERE f.wallet_id = w.id AND f.at <= %(now)s), 0) AS day_start,
        (SELECT max(as_of) FROM decisions d WHERE d.wallet_id = w.id) AS last_decision,
        (SELECT command || ': ' || reason FROM commands c WHERE c.wallet_id = w.id AND c.issued_at <= %(now)s
         ORDER BY c.issued_at DESC, c.id DESC LIMIT 1) AS last_command

@@ -203,7 +203,7 @@ def test_ctrl_c_ends_the_job_and_not_the_server(home: Path, children: Callable[.
     assert job.stdout is not None
     assert job.stdout.readline() == "up\n"
     os.killpg(job.pid, signal.SIGINT)
-    job.wait(timeout=10)
+    job.wait(timeout=60)
     assert is_running(home)
 
 

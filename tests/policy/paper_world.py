@@ -132,9 +132,9 @@ class PaperMarket:
 
 
 def at(text: str) -> datetime:
-    """A time on the day of NOON."""
-    hour, minute, *second = map(int, text.split(":"))
-    return NOON.replace(hour=hour, minute=minute, second=second[0] if second else 0)
+    """A time on the day of NOON; 25:00 is an hour past its end."""
+    hours, minutes, *seconds = map(int, text.split(":"))
+    return NOON.replace(hour=0) + timedelta(hours=hours, minutes=minutes, seconds=sum(seconds))
 
 
 def opened(row: Mapping[str, Any]) -> str:

@@ -71,7 +71,10 @@ def test_buy_hold_sell_earns_to_the_last_digit_what_the_hand_computes(
     ]  # fmt: skip
     assert market.cash(wallet) == 10_000 - cost - fee + back - fee_back == Decimal("10224.95")
     assert market.held(wallet)[instruments[0]] == 0
-    reasons = [row["reason"] for row in market.rows(DECISIONS) if row["symbol"] == A]
+    decisions = [row for row in market.rows(DECISIONS) if row["symbol"] == A]
+    assert [row["quantity_held"] for row in decisions] == [0, Decimal("12.5"), Decimal("12.5"), 0]
+    assert decisions[1]["cash"] == 10_000 - cost - fee
+    reasons = [row["reason"] for row in decisions]
     assert reasons[0] == "policy: buy to move weight 0.0000 to 0.1250"
     assert "is inside the band of 0.05" in reasons[1]
     assert reasons[2].startswith("policy: sell to move weight 0.12")
@@ -151,6 +154,13 @@ def test_a_resume_given_later_does_not_reach_back(market: PaperMarket, wanting: 
     assert market.trade(at("14:02")).result["decisions"] == 2
 
 
+def test_a_run_as_of_the_past_hears_no_later_command(market: PaperMarket, wanting: list[int]) -> None:
+    market.wallet("w", at("12:30"))
+    for command in ("pause", "resume"):
+        market.command(at("14:30"), command)
+    assert market.trade(at("13:02")).result == {"decisions": 2, "orders": 1}
+
+
 def test_run_twice_for_one_candle_there_is_nothing_new(market: PaperMarket, wanting: list[int]) -> None:
     market.wallet("w", at("12:30"))
     market.trade(at("13:02"))
@@ -192,19 +202,22 @@ def test_an_order_says_what_it_is_and_how_long_it_is_good(market: PaperMarket, w
 
 def test_a_decision_names_exactly_the_rows_it_was_made_from(market: PaperMarket, policy: ScriptedPolicy) -> None:
     instruments = [store_flat(market, A), store_flat(market, B)]
-    moment = at("13:00")
+    moment, horizons = at("13:00"), (14_400, 86_400)
     policy.script[moment] = (1.0, 0.0)
     insert_embeddings(market, policy.encoder_id, instruments, moment)
-    insert_config(market, moment - ONE, valid_until=moment + ONE)
-    for horizon_s in (14_400, 86_400):
-        insert_state(market, moment - ONE, horizon_s)
-    short, long = (insert_state(market, moment, horizon_s, p_down=0.1, p_flat=0.4) for horizon_s in (14_400, 86_400))
-    config = insert_config(market, moment, max_position=0.4)
-    insert_config(market, moment + ONE, max_position=0.1)  # of the future
-    insert_config(market, moment, track="rules", max_position=0.1)
-    insert_config(market, moment - ONE / 2, known_from=moment + ONE, valid_until=moment + ONE)
-    for horizon_s in (14_400, 86_400):
-        insert_state(market, moment + ONE, horizon_s)
+    short, long = (
+        insert_state(market, moment - 15 * MINUTE, horizon_s, p_down=0.1, p_flat=0.4) for horizon_s in horizons
+    )
+    config = insert_config(market, moment - 15 * MINUTE, max_position=0.4)
+    other: dict[str, Any] = {"max_position": 0.1, "valid_until": moment + 2 * ONE}
+    for early in (True, False):  # older ones, and ones of the future
+        insert_config(market, moment + (-ONE if early else ONE), **other)
+        for horizon_s in horizons:
+            insert_state(market, moment + (-ONE if early else ONE), horizon_s)
+    insert_config(market, moment, known_from=moment + ONE, **other)  # nobody could have had it yet
+    insert_config(market, moment, track="rules", **other)
+    for horizon_s in horizons:
+        insert_state(market, moment, horizon_s, known_from=moment + ONE)
         insert_state(market, moment, horizon_s, track="rules")
     market.wallet("w", at("12:30"))
     market.trade(at("13:02"))
@@ -299,9 +312,10 @@ def test_a_failure_while_writing_leaves_no_decision_and_no_order(
     def dies(*arguments: object) -> Decimal:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(run_trader.uuid, "uuid5", dies)  # after the first decision's row
-        market.trade(at("13:02"))
+        with pytest.raises(KeyboardInterrupt):
+            market.trade(at("13:02"))
     assert (market.rows(DECISIONS), market.rows(ORDERS)) == ([], [])
     assert market.trade(at("13:03")).result == {"decisions": 2, "orders": 1}
 

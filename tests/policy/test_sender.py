@@ -235,6 +235,18 @@ def test_in_one_candle_sells_come_before_buys_and_buys_in_the_portfolios_order(
     assert (first, second < 10) == (90, True), "this wallet lists BBB first"
 
 
+def test_looked_at_late_the_candles_are_still_met_in_their_order(market: PaperMarket, wallet: int, a: int) -> None:
+    b = market.store(B, FIVE, candles(NOON, FIVE, [100.0] * 36))
+    market.order(wallet, a, "buy", "200")
+    market.send(at("12:02"))
+    market.send(at("12:10"))
+    too_early = market.order(wallet, b, "buy", "90", at("12:12"), deadline=at("12:17"))
+    market.order(wallet, a, "sell", "95", at("12:17"))
+    market.send(at("12:12"))
+    assert market.send(at("12:40")).result == {"canceled": 1, "filled": 1}
+    assert market.detail(too_early) == "nothing affordable or held at the fill price", "the sale came a candle later"
+
+
 def test_the_sender_run_twice_changes_nothing(market: PaperMarket, wallet: int, a: int) -> None:
     market.order(wallet, a, "buy", "2")
     market.order(wallet, a, "buy", "5000")
@@ -257,9 +269,10 @@ def test_killed_in_the_middle_of_a_fill_it_fills_once_at_the_next_run(
     def dies(*arguments: Any, **named: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(sender, "_record", dies)
-        market.send(at("12:10"))
+        with pytest.raises(KeyboardInterrupt):
+            market.send(at("12:10"))
     assert (market.fills(), market.events(order)) == ([], ["accepted"])
     assert market.send(at("12:40")).result == {"filled": 1}
     assert [opened(fill) for fill in market.fills()] == ["12:05"]

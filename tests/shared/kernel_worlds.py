@@ -95,11 +95,14 @@ def worlds(draw: st.DrawFn) -> World:
     bars, n = draw(st.integers(1, 6)), draw(st.integers(1, 3))
     drawn = [draw(instruments(bars)) for _ in range(n)]
 
+    dearest = max(drawn, key=lambda i: i["order"] * i["mark"])  # cash is often just enough for it, or just too little
+    tight = st.floats(0.9, 1.1).map(lambda share: max(round(share * dearest["order"] * dearest["mark"], 8), 0.0))
+
     def column(name: str, kind: type = np.float64) -> Any:
         return np.array([instrument[name] for instrument in drawn], dtype=kind)
 
     return World(
-        cash=draw(st.integers(0, MOST * 10**8)) / 1e8, held=column("held"), order=column("order"),
+        cash=draw(st.integers(0, MOST * 10**8).map(lambda quanta: quanta / 1e8) | tight), held=column("held"), order=column("order"),
         first=column("first", np.int64), last=column("last", np.int64),
         open=np.ascontiguousarray(column("open").T), close=np.ascontiguousarray(column("close").T),
         mark=column("mark"), slippage_bps=draw(st.sampled_from([0.0, 1.0, 5.0, 33.3, 500.0])),

@@ -113,6 +113,8 @@ def test_an_order_fills_at_the_first_open_of_its_span_or_expires(world: World) -
         opens = [bar for bar in span if order != 0 and not np.isnan(world.open[bar, n])]
         if n in filled:
             assert filled[n] == opens[0]
+        if order < 0:  # what is held is sold; a buy also needs the cash
+            assert (n in filled) == (bool(opens) and world.held[n] > 0)
         still_open = order != 0 and not opens and world.last[n] >= bars
         assert end.order[n] == (order if still_open else 0.0)
 
@@ -206,6 +208,8 @@ def test_a_market_order_by_hand() -> None:
     assert kernel.market_fill(2.0, 1000.0, 0.0, 100.0, 10.0, 40.0, 0.01, 0.001) == (2.0, 100.1, 200.2, 0.8008)
     assert kernel.market_fill(-2.0, 0.0, 1.5, 100.0, 10.0, 40.0, 0.01, 0.001) == (-1.5, 99.9, 149.85, 0.5994)
     assert kernel.market_fill(2.0, 100.0, 0.0, 100.0, 10.0, 40.0, 0.01, 0.001)[0] == 0.995  # 100 / (100.1 * 1.004)
+    assert kernel.market_fill(2.0, 201.0008, 0.0, 100.0, 10.0, 40.0, 0.01, 0.001)[0] == 2.0
+    assert kernel.market_fill(2.0, 201.0007, 0.0, 100.0, 10.0, 40.0, 0.01, 0.001)[0] == 1.999  # the fee is paid too
 
 
 @given(worlds())

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from shared.clock import (
@@ -36,7 +36,8 @@ def test_an_amount_that_crosses_and_comes_back_is_the_same(amount: Decimal) -> N
 
 @given(AMOUNTS | LARGE_AMOUNTS)
 def test_two_amounts_never_become_the_same_float(amount: Decimal) -> None:
-    assert to_float(amount - QUANTUM) < to_float(amount) or amount - QUANTUM <= -Decimal(LARGEST_EXACT)
+    neighbour = amount - QUANTUM if amount > 0 else amount + QUANTUM
+    assert (to_float(neighbour) < to_float(amount)) == (amount > 0)
 
 
 @given(st.floats(-LARGEST_EXACT, LARGEST_EXACT, exclude_min=True, exclude_max=True))
@@ -44,7 +45,6 @@ def test_a_float_becomes_the_nearest_amount(value: float) -> None:
     amount = to_money(value)
     assert abs(amount - Decimal(repr(value))) <= QUANTUM / 2
     assert amount.as_tuple().exponent == -8
-    assert to_money(to_float(amount)) == amount if abs(amount) < LARGEST_EXACT else True
 
 
 def test_one_tenth_is_one_tenth() -> None:

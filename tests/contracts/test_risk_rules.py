@@ -1,0 +1,162 @@
+"""What every risk rule must keep, whatever it looks at; and each rule exactly at its limit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policy.risk import RULES, limit
+from policy.risk.context import NO_LIMITS, RiskContext
+from tests.policy.synthetic import SHARES, make_config, make_context, risk_contexts
+
+CASES = st.integers(1, 4).flatmap(
+    lambda n: st.tuples(st.lists(SHARES, min_size=n, max_size=n).map(np.array), risk_contexts(n))
+)
+Case = tuple[np.ndarray, RiskContext]
+
+
+@pytest.mark.parametrize("name", RULES)
+@given(CASES)
+def test_a_rule_never_enlarges_a_position_nor_goes_short(name: str, case: Case) -> None:
+    proposed, context = case
+    before = proposed.copy()
+    allowed, because = RULES[name](proposed, context)
+    assert allowed.shape == proposed.shape
+    assert (allowed >= 0).all()
+    assert (allowed <= proposed).all()
+    assert isinstance(because, str)
+    assert (proposed == before).all()  # a rule is pure
+
+
+@pytest.mark.parametrize("name", RULES)
+@given(CASES)
+def test_a_rule_never_blocks_an_exit(name: str, case: Case) -> None:
+    """Whoever wants to hold less than it holds, down to nothing, never ends up holding more than it asked for,
+    and who wants nothing gets nothing."""
+    proposed, context = case
+    less = np.minimum(proposed, np.maximum(context.held_weights, 0.0)) / 2
+    assert (RULES[name](less, context)[0] <= less).all()
+    assert not RULES[name](np.zeros_like(less), context)[0].any()
+
+
+@pytest.mark.parametrize("name", RULES)
+@given(CASES)
+def test_a_rule_that_cuts_says_why_and_cutting_again_changes_nothing(name: str, case: Case) -> None:
+    proposed, context = case
+    allowed, because = RULES[name](proposed, context)
+    if (allowed < proposed).any():
+        assert because
+    again, _ = RULES[name](allowed, context)
+    np.testing.assert_allclose(again, allowed, rtol=1e-12, atol=1e-300)
+
+
+@given(CASES)
+def test_the_chain_records_each_cut_from_what_was_wanted_to_what_is_allowed(case: Case) -> None:
+    wanted, context = case
+    allowed, clamps = limit(wanted, context)
+    assert ((allowed >= 0) & (allowed <= wanted)).all()
+    order = list(RULES)
+    for n, cuts in enumerate(clamps):
+        assert [order.index(cut.rule) for cut in cuts] == sorted(order.index(cut.rule) for cut in cuts)
+        levels = [wanted[n], *(cut.after for cut in cuts)]
+        assert [cut.before for cut in cuts] == levels[:-1]
+        assert all(cut.after < cut.before and cut.because for cut in cuts)
+        assert levels[-1] == allowed[n]
+
+
+@given(CASES)
+def test_what_the_chain_allows_keeps_every_bound(case: Case) -> None:
+    wanted, context = case
+    allowed, _ = limit(wanted, context)
+    assert allowed.max() <= min(context.config.max_position, context.operator.max_position)
+    assert allowed.sum() <= min(context.config.max_exposure, context.operator.max_exposure) + 1e-12
+    if context.wallet_paused or context.config.pause or context.doubts:
+        assert (allowed <= np.maximum(context.held_weights, 0.0)).all()
+
+
+@given(CASES, st.sampled_from(["max_position", "daily_loss_limit", "max_drawdown"]), st.booleans())
+def test_a_stricter_bound_never_allows_more(case: Case, bound: str, of_operator: bool) -> None:
+    """Of every bound but max_exposure, whose scaling shares what another bound freed."""
+    wanted, context = case
+    roomy = replace(
+        context, operator=replace(context.operator, max_exposure=9), config=replace(context.config, max_exposure=9)
+    )
+    whose = roomy.operator if of_operator else roomy.config
+    half = replace(whose, **{bound: getattr(whose, bound) / 2})
+    stricter = replace(roomy, operator=half) if of_operator else replace(roomy, config=half)
+    assert (limit(wanted, stricter)[0] <= limit(wanted, roomy)[0]).all()
+
+
+def cut(name: str, wanted: list[float], context: RiskContext) -> list[float]:
+    return [float(weight) for weight in RULES[name](np.array(wanted), context)[0]]
+
+
+@pytest.mark.parametrize("whose", ["config", "operator"])
+def test_max_position_at_its_limit(whose: str) -> None:
+    caps = {"config": 1.0, "operator": 1.0} | {whose: 0.3}
+    config, operator = make_config(max_position=caps["config"]), replace(NO_LIMITS, max_position=caps["operator"])
+    context = make_context([0.0, 0.0, 0.0], config=config, operator=operator)
+    assert cut("max_position", [0.3, 0.3000001, 0.1], context) == [0.3, 0.3, 0.1]
+
+
+@pytest.mark.parametrize("whose", ["config", "operator"])
+def test_max_exposure_at_its_limit(whose: str) -> None:
+    caps = {"config": 1.0, "operator": 1.0} | {whose: 0.5}
+    config, operator = make_config(max_exposure=caps["config"]), replace(NO_LIMITS, max_exposure=caps["operator"])
+    context = make_context([0.0, 0.0], config=config, operator=operator)
+    assert cut("max_exposure", [0.25, 0.25], context) == [0.25, 0.25]
+    assert cut("max_exposure", [0.75, 0.25], context) == [0.375, 0.125]  # alike
+    assert cut("max_exposure", [0.0, 0.0], context) == [0.0, 0.0]
+    assert cut("max_exposure", [0.5, 0.5], replace(context, operator=replace(NO_LIMITS, max_exposure=0.0))) == [0, 0]
+
+
+@pytest.mark.parametrize("whose", ["config", "operator"])
+def test_daily_loss_at_its_limit(whose: str) -> None:
+    """At the limit no entries: what is held may stay or shrink."""
+    context = make_context([0.2, 0.0])
+    config, operator = make_config(daily_loss_limit=0.125 if whose == "config" else 1.0), NO_LIMITS
+    bounds = {"config": config, "operator": replace(operator, daily_loss_limit=1.0 if whose == "config" else 0.125)}
+    for equity, allowed in ((875.001, [0.5, 0.5]), (875.0, [0.2, 0.0]), (100.0, [0.2, 0.0]), (2000.0, [0.5, 0.5])):
+        book = replace(context.book, equity=equity, day_start_equity=1000.0)
+        assert cut("daily_loss", [0.5, 0.5], replace(context, book=book, **bounds)) == allowed
+    assert cut("daily_loss", [0.1, 0.0], replace(context, book=book, **bounds)) == [0.1, 0.0]
+
+
+@pytest.mark.parametrize("whose", ["config", "operator"])
+def test_max_drawdown_at_its_limit(whose: str) -> None:
+    """At the limit into cash, whatever is held."""
+    context = make_context([0.2, 0.0])
+    config, operator = make_config(max_drawdown=0.25 if whose == "config" else 1.0), NO_LIMITS
+    bounds = {"config": config, "operator": replace(operator, max_drawdown=1.0 if whose == "config" else 0.25)}
+    for equity, allowed in ((750.001, [0.5, 0.1]), (750.0, [0.0, 0.0]), (10.0, [0.0, 0.0])):
+        book = replace(context.book, equity=equity, peak_equity=1000.0)
+        assert cut("max_drawdown", [0.5, 0.1], replace(context, book=book, **bounds)) == allowed
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "because"),
+    [
+        ("pause", {"wallet_paused": True}, "paused by its operator"),
+        ("pause", {"config": make_config(pause=True)}, "policy_config says pause"),
+        ("fresh_data", {"doubts": "no embeddings"}, "no embeddings"),
+    ],
+)
+def test_no_entries_is_the_lesser_of_what_is_proposed_and_what_is_held(
+    rule: str, changes: dict[str, object], because: str
+) -> None:
+    context = make_context([0.3, 0.3, 0.0])
+    assert cut(rule, [0.5, 0.1, 0.2], context) == [0.5, 0.1, 0.2]
+    allowed, why = RULES[rule](np.array([0.5, 0.1, 0.2]), replace(context, **changes))
+    assert allowed.tolist() == [0.3, 0.1, 0.0]
+    assert because in why
+
+
+def test_a_wallet_worth_nothing_is_limited_like_any_other() -> None:
+    context = make_context([0.0], held_weights=np.zeros(1))
+    nothing = replace(context.book, cash=0.0, equity=0.0, day_start_equity=0.0, peak_equity=0.0)
+    allowed, _ = limit(np.array([0.5]), replace(context, book=nothing))
+    assert 0.0 <= allowed[0] <= 0.5

@@ -1,0 +1,153 @@
+"""The operator's hand: wallets are made once, on terms that can be traded, and trade only after a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from pipeline.operator import create_wallet, issue_command, main
+from shared.db import Database, load_queries
+from shared.job import UsageError
+from shared.settings import Settings
+from tests.helpers import NOON, DatabaseFor
+
+PAIR = ("AAA/USDT", "BBB/USDT")
+TABLES = ("wallets", "limits", "cash_flows", "commands")
+
+
+@pytest.fixture
+def database(database_for: DatabaseFor) -> Database:
+    return database_for("cli")
+
+
+def make(database: Database, settings: Settings, name: str = "w", symbols: Sequence[str] = PAIR,
+         capital: float = 10_000.5) -> bool:  # fmt: skip
+    return create_wallet(database, settings, NOON, name, "test", symbols, capital)
+
+
+def rows(database: Database) -> dict[str, list[dict[str, Any]]]:
+    return {table: database.fetch(f"SELECT * FROM {table} ORDER BY 1") for table in TABLES}  # type: ignore[arg-type]
+
+
+def trading(database: Database, at_minute: int) -> bool:
+    """Whether the trader takes the wallet as resumed at this minute."""
+    (wallet,) = database.fetch(load_queries("policy")["wallets"], {"now": NOON + timedelta(minutes=at_minute)})
+    return bool(wallet["trading"])
+
+
+def test_a_wallet_comes_with_its_limits_and_its_deposit_and_paused(database: Database, settings: Settings) -> None:
+    assert make(database, settings)
+    made = rows(database)
+    (wallet,), (limits,), (deposit,) = made["wallets"], made["limits"], made["cash_flows"]
+    assert (wallet["name"], wallet["venue"], wallet["mode"], wallet["quote"], wallet["track"]) == (
+        "w", "test", "paper", "USDT", "live",
+    )  # fmt: skip
+    assert (wallet["taker_fee_bps"], wallet["slippage_bps"]) == (
+        settings.execution.taker_fee_bps, settings.execution.slippage_bps,
+    )  # fmt: skip
+    assert (limits["wallet_id"], limits["symbols"]) == (wallet["id"], list(PAIR))
+    assert limits["max_order_notional"] == Decimal(settings.risk.max_order_notional)
+    assert limits["max_orders_a_day"] == settings.risk.max_orders_a_day
+    assert (deposit["wallet_id"], deposit["asset"], deposit["amount"]) == (wallet["id"], "USDT", Decimal("10000.5"))
+    assert made["commands"] == []
+    assert not trading(database, 60)
+    assert database.fetch("SELECT amount FROM cash") == [{"amount": Decimal("10000.5")}]
+
+
+def test_a_wallets_name_is_taken_once(database: Database, settings: Settings) -> None:
+    assert make(database, settings)
+    before = rows(database)
+    assert not make(database, settings, symbols=("CCC/EUR",), capital=5.0)
+    assert rows(database) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"symbols": ("AAA/USDT", "BBB/EUR")}, "one quote currency; AAA/USDT, BBB/EUR have EUR, USDT"),
+        ({"symbols": ("aaa/usdt",)}, "BASE/QUOTE in capitals, like BTC/USDT; aaa/usdt is not"),
+        ({"symbols": ("AAA",)}, "BASE/QUOTE in capitals, like BTC/USDT; AAA is not"),
+        ({"symbols": ("AAA/USDT", "AAA/USDT")}, "each symbol may be named once"),
+        ({"name": "My Wallet"}, "a wallet is named in a-z, 0-9, _ and -"),
+        ({"name": ""}, "a wallet is named in a-z, 0-9, _ and -"),
+        *[({"capital": bad}, "a wallet opens with more than 0") for bad in (0.0, -5.0, 1e9, float("nan"))],
+    ],
+)
+def test_terms_that_could_never_be_traded_are_refused_and_leave_nothing(
+    database: Database, settings: Settings, changes: dict[str, Any], cause: str
+) -> None:
+    with pytest.raises(UsageError, match=cause):
+        make(database, settings, **changes)
+    assert not any(rows(database).values())
+
+
+def test_the_newest_command_says_whether_a_wallet_trades(database: Database, settings: Settings) -> None:
+    make(database, settings)
+    for minute, command in ((1, "resume"), (5, "pause"), (9, "resume")):
+        issue_command(database, NOON + timedelta(minutes=minute), "w", command, "a test", "test")
+    assert [trading(database, minute) for minute in (0, 1, 4, 5, 8, 9, 600)] == [
+        False, True, True, False, False, True, True,
+    ]  # fmt: skip
+
+
+def test_of_two_commands_at_one_moment_the_later_written_holds(database: Database, settings: Settings) -> None:
+    make(database, settings)
+    for command in ("resume", "pause"):
+        issue_command(database, NOON, "w", command, "a test", "test")
+    assert not trading(database, 1)
+
+
+def test_a_command_given_twice_under_one_key_is_one_command(database: Database, settings: Settings) -> None:
+    make(database, settings)
+    assert issue_command(database, NOON, "w", "resume", "a test", "test", "key-1")
+    assert issue_command(database, NOON + timedelta(minutes=1), "w", "pause", "a test", "test", "key-2")
+    again = NOON + timedelta(minutes=2)
+    assert not issue_command(database, again, "w", "resume", "told again", "test", "key-1")
+    assert not trading(database, 3), "the repeated resume is not a new one"
+    assert len(rows(database)["commands"]) == 2
+    for _ in range(2):  # without a key each is a command of its own
+        assert issue_command(database, again, "w", "resume", "a test", "test")
+    assert len({row["idempotency_key"] for row in rows(database)["commands"]}) == 4
+
+
+def test_a_command_is_written_down_with_all_that_explains_it(database: Database, settings: Settings) -> None:
+    make(database, settings)
+    issue_command(database, NOON, "w", "pause", "the venue is down", "anna", "key-1")
+    (row,) = rows(database)["commands"]
+    told = {"command": "pause", "reason": "the venue is down", "issuer": "anna", "idempotency_key": "key-1",
+            "issued_at": NOON, "expires_at": NOON + timedelta(hours=1)}  # fmt: skip
+    assert told.items() <= row.items()
+
+
+def test_a_command_to_nobody_or_without_a_reason_is_refused(database: Database, settings: Settings) -> None:
+    make(database, settings)
+    with pytest.raises(UsageError, match="there is no wallet 'x'; `make status` lists them"):
+        issue_command(database, NOON, "x", "pause", "a test", "test", "key-1")
+    for reason in ("", "  "):
+        with pytest.raises(UsageError, match="say why"):
+            issue_command(database, NOON, "w", "pause", reason, "test")
+    assert rows(database)["commands"] == []
+
+
+def test_the_command_line_makes_pauses_resumes_and_says_what_it_cannot_do(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shared.job.load_settings", lambda: settings)
+    at = ["--at", NOON.isoformat()]
+    assert main(["wallet", "w", "--capital", "500", *at]) == 0
+    assert "make resume" in capsys.readouterr().err
+    assert rows(database)["limits"][0]["symbols"] == list(settings.universe.symbols)
+    assert main(["wallet", "w", *at]) == 2
+    assert "wallet 'w' exists already" in capsys.readouterr().err
+    assert main(["wallet", "v", "--symbols", "AAA/USDT", "BBB/EUR", *at]) == 2
+    assert main(["resume", "w", "--reason", "go", *at]) == 0
+    assert trading(database, 1)
+    assert main(["pause", "w", *at]) == 0
+    assert not trading(database, 1)
+    assert [row["reason"] for row in rows(database)["commands"]] == ["go", "operator's wish"]
+    assert main(["pause", "nobody", *at]) == 2
+    assert "there is no wallet 'nobody'" in capsys.readouterr().err

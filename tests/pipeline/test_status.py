@@ -1,0 +1,196 @@
+"""Status shows what there is and each reason why nothing would be bought, also on 80 columns and to a file."""
+
+from __future__ import annotations
+
+import io
+from datetime import datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from pipeline import status
+from pipeline.operator import issue_command
+from pipeline.status import age, blockers, show
+from shared.alerts import raise_alert
+from shared.clock import to_unix
+from shared.settings import Settings, load_settings
+from tests.helpers import NOON, DatabaseFor, random_candles, store_candles
+from tests.policy.paper_world import DELAY, FIVE, MINUTE, A, B, PaperMarket, at, candles, insert_model
+
+SIM_A, SIM_B = "SIM-BTC/USDT", "SIM-ETH/USDT"
+
+
+@pytest.fixture
+def market(database_for: DatabaseFor, settings: Settings) -> PaperMarket:
+    scheduled = settings.model_copy(update={"schedule": load_settings().schedule})
+    return PaperMarket(database_for, scheduled)
+
+
+def shown(market: PaperMarket, now: datetime, width: int = 80) -> str:
+    """What goes to a pipe or a file."""
+    text = io.StringIO()
+    console = Console(file=text, width=width, force_terminal=False)
+    show(market.database_for("cli"), market.settings, now, console)
+    return text.getvalue()
+
+
+def blocked(market: PaperMarket, now: datetime) -> list[str]:
+    return blockers(market.database_for("cli"), market.settings, now)
+
+
+def trade_once(market: PaperMarket) -> None:
+    """A wallet that holds 2 AAA, bought at 12:05; candles of both instruments until 12:30."""
+    a = market.store(A, FIVE, candles(NOON - 5 * MINUTE, FIVE, [100.0] * 7))
+    market.store(B, FIVE, candles(NOON - 5 * MINUTE, FIVE, [100.0] * 7))
+    wallet = market.wallet("main", NOON)
+    market.order(wallet, a, "buy", "2")
+    market.send(at("12:02"))
+    market.send(at("12:10"))
+
+
+def test_a_wallet_is_shown_with_its_money_and_what_it_holds(market: PaperMarket) -> None:
+    trade_once(market)
+    text = " ".join(shown(market, at("12:30")).split())
+    # 2 at 100.05 and 40 bps fee: 0.8004; marked at 100
+    assert "main: paper wallet on test, steered by track live" in text
+    assert "equity 9,999.10 USDT" in text
+    assert "cash 9,799.10" in text
+    assert "holds 2 AAA/USDT" in text
+    assert "operator said: resume: a test" in text
+
+
+def test_today_counts_from_the_last_equity_before_midnight_else_from_what_was_paid_in(market: PaperMarket) -> None:
+    trade_once(market)
+    market.database_for("owner").execute("UPDATE decisions SET equity = 10050")
+    assert "(-0.90 today)" in shown(market, at("12:30"))
+    early = {"at": NOON.replace(hour=0)}
+    market.database_for("owner").execute("UPDATE decisions SET as_of = %(at)s", early)
+    assert "(-50.90 today)" in shown(market, at("12:30"))
+
+
+def test_candles_jobs_and_models_are_shown_with_their_age(market: PaperMarket) -> None:
+    trade_once(market)
+    store_candles(market.database_for, "simulated", SIM_A, 300, random_candles(3, 300), "simulated")
+    model = insert_model(market, "encoder")
+    text = shown(market, at("12:50"), width=120)
+    lines = [" ".join(line.replace("│", " ").split()) for line in text.splitlines()]
+    assert "test AAA/USDT 300 s 2024-06-01 12:30 20 min ago real" in lines
+    assert "simulated SIM-BTC/USDT 300 s 2024-06-01 12:00 50 min ago SIMULATED" in lines
+    assert f"encoder model {model} (real), known from {NOON - timedelta(hours=900):%Y-%m-%d %H:%M}" in lines
+    (sender,) = [line for line in lines if line.startswith("sender ")]
+    assert "done, as of 2024-06-01 12:10" in sender, "its clock was a replayed one"
+    assert sender.endswith("12:52")
+    (backfill,) = [line for line in lines if line.startswith("backfill ")]
+    assert (backfill.split()[1], backfill.split()[-1]) == ("never", "12:50")
+
+
+def test_a_jobs_failure_is_shown_with_its_reason(market: PaperMarket) -> None:
+    market.store(A, FIVE, candles(NOON - 5 * MINUTE, FIVE, [100.0]))
+    policy = market.database_for("policy")
+    policy.execute(
+        "INSERT INTO job_runs (job, clock_at, started_at, status, error) "
+        "VALUES ('run_trader', %(at)s, %(at)s, 'failed', 'JobError: [/b] the sky [is] low')", {"at": NOON}
+    )  # fmt: skip
+    text = " ".join(shown(market, NOON, width=120).replace("│", " ").split())
+    assert "failed: JobError: [/b] the sky [is] low" in text
+
+
+def test_without_a_wallet_that_is_the_only_blocker(market: PaperMarket) -> None:
+    assert blocked(market, NOON) == ["there is no wallet: `make demo` or `make wallet WALLET=… CAPITAL=…`"]
+
+
+def test_a_wallet_that_may_trade_on_fresh_candles_with_a_model_has_no_blocker(market: PaperMarket) -> None:
+    trade_once(market)
+    insert_model(market, "policy", insert_model(market, "encoder"))
+    assert blocked(market, at("12:30")) == []
+    assert "nothing" in shown(market, at("12:30")).split("What blocks or limits trading")[1]
+
+
+def test_each_blocker_is_named_with_its_wallet(market: PaperMarket) -> None:
+    trade_once(market)
+    market.wallet("idle", at("12:20"), resume=False, symbols=(A,))
+    market.command(at("12:25"), "pause", "main")
+    assert blocked(market, at("12:30")) == [
+        "no active policy model: the baseline trades; `make train-encoder`, then `make train-policy`",
+        "main is paused (pause: a test): `make resume`",
+        "idle is paused (never resumed): `make resume`",
+    ]
+    stale = [line for line in blocked(market, at("14:31")) if "candles" in line]
+    assert stale == [
+        f"main: candles of {A} on test are from 2 h ago",
+        f"main: candles of {B} on test are from 2 h ago",
+        f"idle: candles of {A} on test are from 2 h ago",
+    ]
+    assert not [line for line in blocked(market, at("14:30")) if "candles" in line]
+
+
+def test_an_instrument_that_has_no_candles_at_all_is_a_blocker(market: PaperMarket) -> None:
+    market.wallet("w", NOON, symbols=(A,))
+    assert f"w: candles of {A} on test are from never" in blocked(market, NOON)
+
+
+def test_what_clamped_the_last_decision_is_told(market: PaperMarket) -> None:
+    a = market.store(A, FIVE, candles(NOON - 5 * MINUTE, FIVE, [100.0]))
+    market.order(market.wallet("w", NOON, symbols=(A,)), a, "buy", "1", NOON + DELAY)
+    clamps = '[{"rule": "daily_loss", "before": 0.5, "after": 0, "because": "lost 6.00% today"}]'
+    market.database_for("owner").execute("UPDATE decisions SET clamps = %(c)s::jsonb", {"c": clamps})
+    assert f"last decision on {A}: daily_loss: lost 6.00% today" in blocked(market, NOON)
+
+
+def test_on_80_columns_no_name_is_cut_and_no_line_is_longer(market: PaperMarket) -> None:
+    for symbol in (SIM_A, SIM_B):
+        made = random_candles(3, 300, end=to_unix(NOON))
+        store_candles(market.database_for, "simulated", symbol, 300, made, "simulated")
+    market.wallet("a-wallet-with-a-rather-long-name", NOON, symbols=(SIM_A, SIM_B))
+    market.send(at("12:02"))
+    market.trade(at("12:02"))
+    raise_alert(market.database_for("policy"), NOON, "warning", "k", "one thing " * 30)
+    text = shown(market, at("12:30"))
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "…" not in text.replace("FILE=…", "")
+    assert "\x1b" not in text, "a file gets no colours"
+    for name in ("a-wallet-with-a-rather-long-name", SIM_A, SIM_B, "SIMULATED", "backfill", "run_encoder",
+                 "run_metacontroller", "run_trader", "sender", "10,000.00"):  # fmt: skip
+        assert name in text
+
+
+def test_what_people_and_venues_wrote_is_shown_as_they_wrote_it(market: PaperMarket) -> None:
+    trade_once(market)
+    reason = "[/b] until [monday]"
+    issue_command(market.database_for("cli"), at("12:20"), "main", "pause", reason, "test")
+    raise_alert(market.database_for("candles"), NOON, "warning", "k", "kraken said [/nothing] and [red]")
+    text = " ".join(shown(market, at("12:30")).split())
+    assert f"operator said: pause: {reason}" in text
+    assert f"main is paused (pause: {reason})" in text
+    assert "warning candles: kraken said [/nothing] and [red]" in text
+
+
+def test_old_alerts_are_not_shown(market: PaperMarket) -> None:
+    policy = market.database_for("policy")
+    raise_alert(policy, NOON - timedelta(days=8), "warning", "old", "long ago")
+    assert "Alerts" not in shown(market, NOON)
+    raise_alert(policy, NOON - timedelta(days=6), "critical", "new", "of late")
+    text = shown(market, NOON)
+    assert "05-26 12:00 critical policy: of late" in text
+    assert "long ago" not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "0 s ago"), (119, "119 s ago"), (120, "2 min ago"), (7_199, "119 min ago"), (7_200, "2 h ago"),
+     (172_799, "47 h ago"), (172_800, "2 d ago")],
+)  # fmt: skip
+def test_an_age_is_said_in_the_unit_one_would_use(seconds: int, said: str) -> None:
+    assert age(NOON, NOON - timedelta(seconds=seconds)) == said
+
+
+def test_the_command_shows_and_refuses_bad_settings(
+    market: PaperMarket, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(status, "load_settings", lambda: market.settings)
+    assert status.main([]) == 0
+    assert "there is no wallet" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.setenv("SEXTANT_UNIVERSE__VENUEE", "x")
+    assert status.main([]) == 2
+    assert "SEXTANT_UNIVERSE__VENUEE" in capsys.readouterr().err
