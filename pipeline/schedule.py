@@ -94,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
             print("\n".join(cron_lines(settings)))
             return 0
         configure_logging(settings.log.level)
+        logging.getLogger("apscheduler").setLevel(logging.WARNING)  # each job logs its own run
         run_scheduler(settings)
     except (SettingsError, UsageError, ValueError) as error:
         print(error, file=sys.stderr)

@@ -10,13 +10,13 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from shared.embeddings import read_embeddings
 
 from policy.observation import HORIZONS_S, Book, View
 from policy.risk.context import OperatorLimits
 from policy.signals import SIGNAL_WINDOW, Signal, compute_signal
 from shared.clock import from_unix, to_unix
 from shared.db import Database, load_queries
+from shared.embeddings import read_embeddings
 from shared.market_data import read_candles
 from shared.rows import Candles, FloatArray, Instrument, MarketState, PolicyConfig
 

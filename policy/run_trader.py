@@ -48,7 +48,7 @@ def run_once(clock: Clock, database: Database, settings: Settings) -> Outcome:
         try:
             settled = _settle(database, wallet)
             decided = _decide(clock, database, settings, wallet)
-        except UnknownInstrument as error:
+        except (UnknownInstrument, OverflowError) as error:
             failures[wallet["name"]] = str(error)
             raise_alert(database, clock.now(), "warning", f"wallet:{wallet['name']}", str(error))
             continue
@@ -180,7 +180,7 @@ def _write(
     """Writes the decisions and the intents that follow from them, all or nothing."""
     queries, orders = load_queries("policy"), 0
     as_of, not_before, deadline, now = timing
-    states = market.states
+    states = market.states if decision.observation_hash else None  # the baseline reads no regime
     common = {
         "wallet_id": wallet["id"],
         "as_of": as_of,

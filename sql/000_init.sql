@@ -236,7 +236,7 @@ CREATE TABLE IF NOT EXISTS decisions (
     source                 text NOT NULL,               -- 'policy', or the fallback that spoke in its place
     wanted_weight          double precision NOT NULL CHECK (wanted_weight BETWEEN 0 AND 1),
     allowed_weight         double precision NOT NULL CHECK (allowed_weight BETWEEN 0 AND 1),
-    clamps                 jsonb NOT NULL,               -- [{rule, from, to, because}] in the order applied
+    clamps                 jsonb NOT NULL,               -- [{rule, before, after, because}] in the order applied
     reason                 text NOT NULL,                -- why an order follows, or the one reason why none does
     price                  double precision NOT NULL CHECK (price > 0),
     quantity_held          numeric(28,8) NOT NULL CHECK (quantity_held >= 0),

@@ -102,7 +102,8 @@ def worlds(draw: st.DrawFn) -> World:
         return np.array([instrument[name] for instrument in drawn], dtype=kind)
 
     return World(
-        cash=draw(st.integers(0, MOST * 10**8).map(lambda quanta: quanta / 1e8) | tight), held=column("held"), order=column("order"),
+        cash=draw(st.integers(0, MOST * 10**8).map(lambda quanta: quanta / 1e8) | tight),
+        held=column("held"), order=column("order"),
         first=column("first", np.int64), last=column("last", np.int64),
         open=np.ascontiguousarray(column("open").T), close=np.ascontiguousarray(column("close").T),
         mark=column("mark"), slippage_bps=draw(st.sampled_from([0.0, 1.0, 5.0, 33.3, 500.0])),
