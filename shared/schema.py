@@ -78,11 +78,13 @@ def _create_owner_and_database(settings: Settings) -> None:
         name = settings.db_name
         if not _exists(connection, "SELECT FROM pg_database WHERE datname = %s", name):
             connection.execute(sql.SQL("CREATE DATABASE {} OWNER sextant").format(sql.Identifier(name)))
+        superuser = connect(server.url("postgres", server.superuser_password, name))
+        try:
+            superuser.execute("CREATE EXTENSION IF NOT EXISTS vector")  # the only thing the owner may not do itself
+        finally:
+            superuser.close()
     finally:
-        connection.close()
-    superuser = connect(server.url("postgres", server.superuser_password, name))
-    superuser.execute("CREATE EXTENSION IF NOT EXISTS vector")  # the only thing the owner may not do itself
-    superuser.close()
+        connection.close()  # and with it the lock: two first jobs at once make one database
 
 
 def _exists(connection: Connection, query: LiteralString, *params: str) -> bool:

@@ -5,6 +5,7 @@ The schema is applied once, to a template; CREATE DATABASE … TEMPLATE copies i
 
 from __future__ import annotations
 
+import fcntl
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -36,8 +37,13 @@ def _home(factory: pytest.TempPathFactory, worker: str) -> Path:
 def home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "master")
     path = _home(tmp_path_factory, worker)
-    bring_up(load_settings(home=path, db_name=TEMPLATE))
-    _do_not_wait_for_the_disk(path)
+    with (path.parent / "sextant-home.lock").open("w") as lock:  # one worker makes the template, the others wait
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = path.parent / "sextant-home.made"
+        if not made.exists():
+            bring_up(load_settings(home=path, db_name=TEMPLATE))
+            _do_not_wait_for_the_disk(path)
+            made.touch()
     if worker == "master":
         request.config.stash[HOMES] = path
     return path

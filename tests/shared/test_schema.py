@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.errors import CheckViolation, ForeignKeyViolation, NotNullViolation, RaiseException, UniqueViolation
 
-from shared.db import Connection, Database, connect, owner_url
-from shared.schema import apply_schema, role_passwords
-from shared.settings import Settings
+from shared.db import Connection, Database, connect, owner_url, role_url
+from shared.schema import apply_schema, bring_up, drop_database, role_passwords
+from shared.settings import Settings, load_settings
 from tests.shared.spine_rows import HOUR, NOON, WRITERS, insert, next_row, order_id, own_database, rows, seed
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -335,3 +338,22 @@ def test_the_current_views_show_the_newest_row(owner: Connection) -> None:
         owner.execute("UPDATE models SET status = 'retired'")
         owner.execute("UPDATE models SET status = 'active' WHERE id = %s", [active])
         assert owner.execute("SELECT model_id, as_of FROM current_embeddings").fetchall() == [(active, newest)]
+
+
+@pytest.mark.parametrize("attempt", range(4))
+def test_eight_jobs_at_once_make_one_database(home: Path, attempt: int) -> None:
+    settings = load_settings(home=home, db_name=f"first_{uuid.uuid4().hex[:12]}")
+    ready = Barrier(8)
+
+    def first_job(_: int) -> str:
+        ready.wait()
+        return bring_up(settings)
+
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(first_job, range(8)))) == 1
+        database = Database(role_url(settings, "policy"))
+        assert database.fetch_one("SELECT count(*) AS n FROM installation") == {"n": 1}
+        database.close()
+    finally:
+        drop_database(settings)
