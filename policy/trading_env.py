@@ -49,6 +49,11 @@ class TrainingData:
     delay_s: int
     step_s: int
 
+    @property
+    def usable(self) -> list[bool]:
+        """Which decision times have a complete view."""
+        return [m.embeddings is not None and m.states is not None for m in self.markets]
+
     def part(self, first: int, last: int) -> TrainingData:
         return replace(self, times=self.times[first:last], markets=self.markets[first:last])
 
@@ -84,7 +89,7 @@ class PortfolioEnv(gymnasium.Env[Observation, Observation]):
         self._episode_steps = min(episode_steps, len(data.times) - 2)
         self._reward = reward or RewardScale()
         self._simulator = Simulator(data.grid, data.rules, data.costs, data.delay_s, data.step_s, CAPITAL)
-        self._usable = [m.embeddings is not None and m.states is not None for m in data.markets]
+        self._usable = data.usable
         starts = [i for i in range(len(data.times) - self._episode_steps - 1) if self._usable[i]]
         if not starts:
             raise ValueError("no decision time in the span has embeddings and market state; run both jobs first")
@@ -101,6 +106,8 @@ class PortfolioEnv(gymnasium.Env[Observation, Observation]):
         super().reset(seed=seed)
         start = (options or {}).get("start")
         index = self._starts[int(self.np_random.integers(len(self._starts)))] if start is None else int(start)
+        if not self._usable[index]:
+            raise ValueError(f"{self._data.times[index]} has no embeddings or no market state: nothing to observe")
         self._view = self._view_of_start(index)
         return self._observe(), {}
 

@@ -31,6 +31,7 @@ ENVIRONMENTS = 8
 ROLLOUT = 256
 VALIDATION_SHARE = 0.15
 MIN_DECISIONS = 200
+MIN_VALIDATION = 24
 
 
 @job("train_policy")
@@ -161,7 +162,11 @@ def validate(data: TrainingData, model: Any) -> dict[str, float]:
         action: FloatArray = model.predict(observation, deterministic=True)[0]
         return action
 
-    n = data.grid.open.shape[1]
+    usable, n = data.usable, data.grid.open.shape[1]
+    first = usable.index(True) if any(usable) else len(usable)
+    if len(usable) - first < MIN_VALIDATION:
+        return {}  # said by its absence: the held-back end has too few moments with embeddings and regime
+    data = data.part(first, len(usable))
     return {
         "validation_log_return": _run_through(data, policy),
         "validation_log_return_baseline": _run_through(data, lambda _: np.zeros(n)),

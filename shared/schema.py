@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from typing import LiteralString
 
 from psycopg import sql
+from psycopg.errors import InternalError_
 
 from shared.db import Connection, Database, DatabaseUnavailable, connect, embedded_server, owner_url, role_url
 from shared.errors import SextantError
@@ -24,7 +26,21 @@ def apply_schema(connection: Connection, passwords: dict[str, str]) -> None:
             text = (PROJECT / "sql" / name).read_text(encoding="utf-8")
             connection.execute(text)
         for role, password in passwords.items():
-            connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(password)))
+            _set_password(connection, role, password)
+
+
+def _set_password(connection: Connection, role: str, password: str) -> None:
+    """Roles belong to the whole server: another database's schema, applied at this moment, may be at the same row."""
+    statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(password))
+    for patience_s in (0.05, 0.2, 0.5, None):
+        try:
+            with connection.transaction():
+                connection.execute(statement)
+            return
+        except InternalError_:  # "tuple concurrently updated"
+            if patience_s is None:
+                raise
+            time.sleep(patience_s)
 
 
 def role_passwords(settings: Settings) -> dict[str, str]:
