@@ -195,8 +195,10 @@ def test_asking_about_a_home_that_was_never_used_leaves_nothing_there(tmp_path: 
 
 
 def test_ctrl_c_ends_the_job_and_not_the_server(home: Path, children: Callable[..., Child]) -> None:
+    # A suite started in the background (make test &) inherits an ignored SIGINT, and so would this job.
+    heed = "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     job = children(
-        START + "import time; ensure_running(home); print('up', flush=True); time.sleep(60)",
+        START + heed + "ensure_running(home); print('up', flush=True); time.sleep(60)",
         home,
         start_new_session=True,
     )
