@@ -12,17 +12,16 @@ from datetime import datetime, timedelta
 from shared.db import Database, load_queries
 from shared.job import Context, Outcome, UsageError, job_parser, run_job_command
 from shared.money import LARGEST_EXACT, to_money
-from shared.settings import Settings
+from shared.settings import SYMBOL_PATTERN, Settings
 
 COMMAND_LIFETIME = timedelta(hours=1)
-SYMBOL = r"[A-Z0-9-]+/[A-Z0-9]+"
 
 
 def _check_terms(name: str, symbols: Sequence[str], capital: float) -> str:
     """The wallet's quote currency; UsageError for terms that could never be traded, for they never change."""
     if not re.fullmatch(r"[a-z0-9_-]+", name):
         raise UsageError(f"a wallet is named in a-z, 0-9, _ and -, like demo or btc-2026; {name!r} is not")
-    strange = [symbol for symbol in symbols if not re.fullmatch(SYMBOL, symbol)]
+    strange = [symbol for symbol in symbols if not re.fullmatch(SYMBOL_PATTERN, symbol)]
     if strange:
         raise UsageError(f"a symbol is written BASE/QUOTE in capitals, like BTC/USDT; {', '.join(strange)} is not")
     if len(set(symbols)) < len(symbols):

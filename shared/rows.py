@@ -142,15 +142,3 @@ POLICY_CONFIG_BOUNDS: dict[str, tuple[float, float]] = {
     "daily_loss_limit": (0.005, 0.2),
     "max_drawdown": (0.02, 0.5),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Wallet:
-    id: int
-    name: str
-    venue: str
-    mode: str
-    quote: str
-    track: str
-    taker_fee_bps: Decimal
-    slippage_bps: Decimal

@@ -25,7 +25,9 @@ ENV_FILE = PROJECT / "config" / ".env"
 TIMEFRAMES = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "4h": 14400, "1d": 86400}
 LAYERS = ("candles", "encoder", "meta_controller", "policy", "sender", "cli")
 
-Symbol = Annotated[str, Field(pattern=r"^[A-Z0-9-]+/[A-Z0-9]+$")]
+SYMBOL_PATTERN = r"^[A-Z0-9-]+/[A-Z0-9]+$"
+
+Symbol = Annotated[str, Field(pattern=SYMBOL_PATTERN)]
 Timeframe = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
 
 
