@@ -94,7 +94,8 @@ def _fetch(
     timeframe_s = settings.universe.base_timeframe_s
     until = to_unix(now) // timeframe_s * timeframe_s
     asked = to_unix(span_from) if span_from else last or until - DEFAULT_HISTORY_S
-    since = asked if exchange.depth is None else max(asked, until - exchange.depth * timeframe_s)
+    depth = exchange.capabilities.candle_depth
+    since = asked if depth is None else max(asked, until - depth * timeframe_s)
     parts, refused = [], Counter[str]()
     step = CANDLES_A_REQUEST * timeframe_s
     with tqdm(total=max(until - since, 0) // timeframe_s, desc=symbol, unit=" candles", disable=not progress) as bar:
@@ -109,7 +110,7 @@ def _fetch(
     reach = ""
     if len(candles) and since > asked:
         served_from = from_unix(int(candles.as_of[0]))
-        reach = f"asked from {from_unix(asked)}; {exchange.name} serves its latest {exchange.depth}, from {served_from}"
+        reach = f"asked from {from_unix(asked)}; {exchange.name} serves its latest {depth}, from {served_from}"
     return Fetched(symbol, candles, {r: n for r, n in refused.items() if n}, reach)
 
 

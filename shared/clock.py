@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -17,6 +22,27 @@ class SystemClock:
         return datetime.now(UTC)
 
 
+class RemoteClock:
+    """Follows the virtual time of an exchange emulator (``CLOCK_URL``): every question is asked there anew."""
+
+    def __init__(self, url: str) -> None:
+        if not url.startswith(("http://127.0.0.1", "http://localhost")):
+            raise ValueError(f"CLOCK_URL {url!r} is not on this machine: only a local emulator may tell the time")
+        self._url = url
+
+    def now(self) -> datetime:
+        with urllib.request.urlopen(self._url, timeout=5) as answer:  # noqa: S310 (http on loopback, checked)
+            return from_unix(json.load(answer)["now"])
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """Elapsed seconds and waiting, apart from the wall clock: a deadline must not move when the clock is set."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
 class ReplayClock:
     """A clock that stands where it was set: past times for ``--at``, replays and tests."""
 
@@ -28,6 +54,11 @@ class ReplayClock:
 
     def set(self, at: datetime) -> None:
         self._at = require_utc(at)
+
+
+def open_clock(url: str | None) -> Clock:
+    """The wall clock, or the emulator's where ``CLOCK_URL`` names one."""
+    return SystemClock() if url is None else RemoteClock(url)
 
 
 def require_utc(at: datetime) -> datetime:

@@ -19,7 +19,7 @@ from typing import Any, Concatenate, Literal, ParamSpec
 from psycopg.types.json import Json
 
 from shared.alerts import raise_alert
-from shared.clock import Clock, ReplayClock, SystemClock, parse_time
+from shared.clock import Clock, ReplayClock, SystemClock, open_clock, parse_time
 from shared.db import Database, DatabaseError, DatabaseUnavailable, load_queries
 from shared.errors import SextantError
 from shared.log import configure_logging
@@ -133,7 +133,7 @@ def run_job_command(
         settings = load_settings()
         configure_logging(settings.log.level)
         at = getattr(arguments, "at", None)
-        clock: Clock = ReplayClock(at) if at else SystemClock()
+        clock: Clock = ReplayClock(at) if at else open_clock(settings.clock_url)
         database = open_database(settings, layer)
         try:
             outcome = work(Context(settings, database, clock, arguments))

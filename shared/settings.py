@@ -11,7 +11,7 @@ import difflib
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -54,6 +54,24 @@ class UniverseSettings(Section):
     @property
     def decision_timeframe_s(self) -> int:
         return TIMEFRAMES[self.decision_timeframe]
+
+
+class VenueSettings(Section):
+    """Where a venue is reached, when not at its own address: an emulator, a proxy."""
+
+    rest_url: str | None = Field(None, pattern=r"^https?://")
+    websocket_url: str | None = Field(None, pattern=r"^wss?://")
+    requests_per_s: float | None = Field(None, gt=0)  # stricter than what the venue allows
+
+
+class FeedSettings(Section):
+    """The live feed. Deadlines are in seconds of real time."""
+
+    grace_s: float = Field(10.0, gt=0, le=120)  # after a close without news: ask the venue
+    silence_s: float = Field(5.0, gt=0, le=300)  # no message of any kind: the connection is dead
+    reconnect_s: float = Field(1.0, gt=0, le=60)  # first wait after a lost connection; doubles, with jitter
+    reconnect_max_s: float = Field(60.0, gt=0, le=3600)
+    skew_limit_s: float = Field(5.0, gt=0, le=60)  # our clock against the venue's: more, and there are no entries
 
 
 class EncoderSettings(Section):
@@ -111,6 +129,8 @@ class Settings(BaseSettings):
 
     home: Path = PROJECT / ".data"
     universe: UniverseSettings = UniverseSettings()
+    venues: dict[str, VenueSettings] = {}
+    feed: FeedSettings = FeedSettings()
     encoder: EncoderSettings = EncoderSettings()
     policy: PolicySettings = PolicySettings()
     execution: ExecutionSettings = ExecutionSettings()
@@ -118,6 +138,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     schedule: dict[str, ScheduledJob] = {}
 
+    clock_url: str | None = Field(None, validation_alias="CLOCK_URL", pattern=r"^http://(127\.0\.0\.1|localhost)[:/]")
     database_url: SecretStr | None = Field(None, validation_alias="DATABASE_URL")
     db_host: str | None = Field(None, validation_alias="DB_HOST")
     db_port: Annotated[int, AfterValidator(_port)] = Field(5432, validation_alias="DB_PORT")
@@ -201,7 +222,7 @@ def _refuse_unknown_names() -> None:
     """pydantic ignores environment variables it does not know; a typo must not trade with the default."""
     known = _known_names()
     for name, where in _given_names():
-        if name.upper() not in known and not name.upper().startswith("SEXTANT_SCHEDULE__"):
+        if name.upper() not in known and not name.upper().startswith(("SEXTANT_SCHEDULE__", "SEXTANT_VENUES__")):
             near = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(sorted(known))
             raise SettingsError(f"unknown setting {name} in {where}; {hint}")
@@ -233,7 +254,7 @@ def _explain_one(detail: Any) -> str:
 def _allowed_keys(path: list[str]) -> list[str]:
     model: Any = Settings
     for part in path:
-        model = model.model_fields[part].annotation if part in model.model_fields else ScheduledJob
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            model = ScheduledJob
+        if part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            model = get_args(annotation)[-1] if get_origin(annotation) is dict else annotation
     return sorted(model.model_fields)

@@ -60,6 +60,82 @@ CREATE TABLE IF NOT EXISTS market_data (
     CONSTRAINT recorded_after_it_closed CHECK (recorded_at >= as_of)
 );
 
+-- What a candle said before the venue revised it: its former values, and when they stopped to hold.
+-- Written by candles.
+CREATE TABLE IF NOT EXISTS candle_revisions (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    instrument_id integer NOT NULL,
+    timeframe_s   integer NOT NULL,
+    as_of         timestamptz NOT NULL,
+    open          double precision NOT NULL,
+    high          double precision NOT NULL,
+    low           double precision NOT NULL,
+    close         double precision NOT NULL,
+    volume        double precision NOT NULL,
+    trades        integer,
+    source        text NOT NULL,
+    recorded_at   timestamptz NOT NULL,
+    replaced_at   timestamptz NOT NULL,
+    FOREIGN KEY (instrument_id, timeframe_s, as_of) REFERENCES market_data,
+    CHECK (replaced_at >= recorded_at)
+);
+CREATE INDEX IF NOT EXISTS revisions_of_a_candle ON candle_revisions (instrument_id, timeframe_s, as_of);
+
+-- Input that was refused, with its reason: a file's line, a venue's candle. Written by candles; read by people.
+CREATE TABLE IF NOT EXISTS quarantine (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    venue       text NOT NULL,
+    symbol      text NOT NULL,
+    timeframe_s integer NOT NULL,
+    source      text NOT NULL,                   -- 'file:<name>', or the venue's name
+    line        bigint,                          -- of a file, from 1
+    reason      text NOT NULL,                   -- one stable word (candles/validate.py)
+    raw         text NOT NULL CHECK (length(raw) <= 200),
+    recorded_at timestamptz NOT NULL,
+    UNIQUE NULLS NOT DISTINCT (venue, symbol, timeframe_s, source, line, reason, raw)
+);
+
+-- That the venue was asked for these candles (after < as_of <= until) and does not have them, or cannot serve
+-- them any more. Written by candles.
+CREATE TABLE IF NOT EXISTS gap_checks (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    instrument_id integer NOT NULL REFERENCES instruments,
+    timeframe_s   integer NOT NULL,
+    after         timestamptz NOT NULL,
+    until         timestamptz NOT NULL,
+    finding       text NOT NULL,                 -- 'none': it has no such candles; 'out-of-reach': it serves none so old
+    recorded_at   timestamptz NOT NULL,
+    CHECK (until > after)
+);
+CREATE INDEX IF NOT EXISTS checks_of_a_series ON gap_checks (instrument_id, timeframe_s, after);
+
+-- The holes inside each series: candles with after < as_of <= until are missing; finding is NULL until the
+-- venue was asked about the whole of the hole.
+CREATE OR REPLACE VIEW candle_gaps AS
+SELECT g.instrument_id, g.timeframe_s, g.after, g.until,
+       (extract(epoch FROM g.until - g.after) / g.timeframe_s)::bigint AS missing, c.finding, c.recorded_at AS checked_at
+FROM (SELECT instrument_id, timeframe_s, as_of AS after,
+             lead(as_of) OVER (PARTITION BY instrument_id, timeframe_s ORDER BY as_of)
+                 - make_interval(secs => timeframe_s) AS until
+      FROM market_data) g
+LEFT JOIN LATERAL (SELECT finding, recorded_at FROM gap_checks c
+                   WHERE c.instrument_id = g.instrument_id AND c.timeframe_s = g.timeframe_s
+                     AND c.after <= g.after AND c.until >= g.until
+                   ORDER BY c.id DESC LIMIT 1) c ON true
+WHERE g.until > g.after;
+
+-- How a venue was when it was looked at: whether it trades, and how far its clock and ours are apart. The
+-- trader makes no entries on a clock that is wrong. Written by candles; read by policy.
+CREATE TABLE IF NOT EXISTS venue_checks (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    venue        text NOT NULL,
+    status       text NOT NULL CHECK (status IN ('online', 'maintenance', 'cancel_only', 'post_only', 'unreachable')),
+    clock_skew_s double precision,               -- our clock minus the venue's; NULL where it tells no time
+    round_trip_s double precision,
+    recorded_at  timestamptz NOT NULL
+);
+CREATE INDEX IF NOT EXISTS newest_check_of_a_venue ON venue_checks (venue, recorded_at DESC);
+
 -- ──────────────────────────────────────────────────────────────────────────────────── models and encoder ──
 
 -- A trained model: ONNX bytes and all that is needed to refuse it. Written by the layer whose kind it is.

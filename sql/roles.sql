@@ -29,7 +29,7 @@ GRANT SELECT ON installation, instruments, market_data, wallets, limits, cash_fl
 
 -- Writing: own tables only. Facts are append-only: no role may update or delete what it has recorded, except
 -- where a column list says so.
-GRANT INSERT ON instruments, market_data TO sextant_candles;
+GRANT INSERT ON instruments, market_data, candle_revisions, quarantine, gap_checks, venue_checks TO sextant_candles;
 GRANT UPDATE (base_timeframe_s, tick_size, lot_size, min_notional) ON instruments TO sextant_candles;
 GRANT UPDATE (open, high, low, close, volume, trades, source, recorded_at) ON market_data TO sextant_candles;
 GRANT INSERT ON embeddings TO sextant_encoder;

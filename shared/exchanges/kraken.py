@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import krakenex
 import requests
 
-from shared.exchanges.protocol import ExchangeError
+from shared.exchanges.protocol import Capabilities, ExchangeError, VenueStatus
 from shared.rows import Candles, InstrumentRules
 
 SYMBOL = re.compile(r"[A-Z0-9.]+/[A-Z0-9.]+")
@@ -60,8 +60,14 @@ class KrakenExchange:
     """The venue ``kraken``. One process should hold one of these: its spacing of calls is its own."""
 
     name = "kraken"
-    depth: int | None = 720
     provenance = "real"
+    capabilities = Capabilities(
+        timeframes_s=tuple(60 * minutes for minutes in INTERVALS_MIN),
+        requests_per_s=1.0,
+        exercised="emulator",
+        candle_depth=720,
+        candle_page=720,
+    )
 
     def __init__(
         self,
@@ -97,6 +103,21 @@ class KrakenExchange:
             return _parse_rules(pair.info)
         except (TypeError, ValueError, KeyError, InvalidOperation) as error:
             raise ExchangeError(f"kraken AssetPairs {pair.id}: no rules in {_excerpt(pair.info)}") from error
+
+    def server_time(self) -> float:
+        result = self._ask("Time", {})
+        try:
+            return float(result["unixtime"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ExchangeError(f"kraken Time: no time in {_excerpt(result)}") from error
+
+    def status(self) -> VenueStatus:
+        said = self._ask("SystemStatus", {}).get("status")
+        known: dict[object, VenueStatus] = {"online": "online", "maintenance": "maintenance",
+                                            "cancel_only": "cancel_only", "post_only": "post_only"}  # fmt: skip
+        if said not in known:
+            raise ExchangeError(f"kraken SystemStatus: not a status: {_excerpt(said)}")
+        return known[said]
 
     def candles(self, symbol: str, timeframe_s: int, since: int, until: int) -> Candles:
         """The committed candles with since < as_of <= until (Unix seconds), of the latest 720 at most.

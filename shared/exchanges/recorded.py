@@ -5,17 +5,16 @@ This is how a replay feeds real candles through the same job that a live venue f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from shared.exchanges.protocol import ExchangeError
+from shared.exchanges.protocol import Capabilities, ExchangeError, VenueStatus
 from shared.rows import Candles, InstrumentRules
 
 
 class RecordedExchange:
-    depth: int | None = None
-
     def __init__(
         self,
         name: str,
@@ -26,6 +25,7 @@ class RecordedExchange:
     ) -> None:
         self.name = name
         self.provenance = provenance
+        self.capabilities = Capabilities((timeframe_s,), requests_per_s=math.inf, exercised="itself")
         self._timeframe_s = timeframe_s
         self._series = series
         self._rules = rules
@@ -37,6 +37,12 @@ class RecordedExchange:
 
     def rules(self, symbol: str) -> InstrumentRules:
         return self._rules[self.resolve(symbol)]
+
+    def server_time(self) -> None:
+        """None: a recording has no clock."""
+
+    def status(self) -> VenueStatus:
+        return "online"
 
     def candles(self, symbol: str, timeframe_s: int, since: int, until: int) -> Candles:
         if timeframe_s != self._timeframe_s:

@@ -20,7 +20,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from shared.exchanges.protocol import ExchangeError
+from shared.exchanges.protocol import Capabilities, ExchangeError, VenueStatus
 from shared.rows import Candles, FloatArray, InstrumentRules, IntArray
 
 EPOCH = 1_577_836_800  # 2020-01-01T00:00Z
@@ -89,8 +89,12 @@ class SimulatedExchange:
     """The venue ``simulated``. It has no clock: it serves whatever closed by ``until``, the caller's now."""
 
     name = "simulated"
-    depth: int | None = None
     provenance = "simulated"
+    capabilities = Capabilities(
+        timeframes_s=tuple(MINUTE_S * n for n in (1, 5, 15, 30, 60, 240, 1_440)),
+        requests_per_s=math.inf,
+        exercised="itself",
+    )
 
     def __init__(self, seed: int = 7) -> None:
         self.seed = seed
@@ -104,6 +108,12 @@ class SimulatedExchange:
     def rules(self, symbol: str) -> InstrumentRules:
         tick = Decimal(1).scaleb(-_profile(self.resolve(symbol)).decimals)
         return InstrumentRules(tick_size=tick, lot_size=LOT_SIZE, min_notional=MIN_NOTIONAL)
+
+    def server_time(self) -> None:
+        """None: it has no clock of its own."""
+
+    def status(self) -> VenueStatus:
+        return "online"
 
     def candles(self, symbol: str, timeframe_s: int, since: int, until: int) -> Candles:
         """Closed candles with since < as_of <= until (Unix seconds), aggregated from minutes; none is missing.

@@ -29,3 +29,10 @@ WHERE (market_data.open, market_data.high, market_data.low, market_data.close, m
       IS DISTINCT FROM (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume)
   AND (excluded.source NOT LIKE 'derived:%%' OR market_data.source LIKE 'derived:%%')
 RETURNING xmax = 0 AS is_new
+
+-- name: quarantine_rows
+-- What was refused, each once, however often the same file or answer comes.
+INSERT INTO quarantine (venue, symbol, timeframe_s, source, line, reason, raw, recorded_at)
+SELECT %(venue)s, %(symbol)s, %(timeframe_s)s, %(source)s, r.line, r.reason, r.raw, %(recorded_at)s
+FROM unnest(%(line)s::bigint[], %(reason)s::text[], %(raw)s::text[]) AS r (line, reason, raw)
+ON CONFLICT DO NOTHING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from candles.store import default_rules
 from shared.clock import ReplayClock, from_unix, to_unix
 from shared.db import Database
 from shared.exchanges import ExchangeError
+from shared.exchanges.protocol import Capabilities, VenueStatus
 from shared.exchanges.recorded import RecordedExchange
 from shared.job import JobError, Outcome
 from shared.rows import Candles, InstrumentRules
@@ -41,6 +43,16 @@ class Venue:
     asked: list[tuple[str, int, int]] = field(default_factory=list)
     name: str = "test"
     provenance: str = "real"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities((self.timeframe_s,), math.inf, "itself", candle_depth=self.depth)
+
+    def server_time(self) -> None:
+        return None
+
+    def status(self) -> VenueStatus:
+        return "online"
 
     def _recorded(self, symbol: str, question: str) -> RecordedExchange:
         if self.broken.get(symbol) == question:

@@ -33,6 +33,7 @@ WRITERS = {
     "instruments": "candles", "market_data": "candles", "models": "encoder", "embeddings": "encoder",
     "market_state": "meta_controller", "policy_config": "meta_controller", "wallets": "cli", "limits": "cli",
     "cash_flows": "cli", "commands": "cli", "decisions": "policy", "orders": "policy", "order_events": "sender",
+    "candle_revisions": "candles", "quarantine": "candles", "gap_checks": "candles", "venue_checks": "candles",
     "fills": "sender", "job_runs": "policy", "alerts": "policy", "backtests": "policy",
 }  # fmt: skip
 SEEDED = dict.fromkeys(WRITERS, 2) | {
@@ -63,6 +64,23 @@ def _market_rows(k: int) -> dict[str, Row]:
         "market_data": {
             "instrument_id": 1, "timeframe_s": 300, "as_of": NOON + k * HOUR, "open": 100.0, "high": 101.0,
             "low": 99.0, "close": 100.5, "volume": 3.0, "trades": 7, "source": "test", "recorded_at": NOON + k * HOUR,
+        },
+        "candle_revisions": {
+            "instrument_id": 1, "timeframe_s": 300, "as_of": NOON + HOUR, "open": 100.0, "high": 101.0, "low": 99.0,
+            "close": 100.0, "volume": 2.0, "trades": 6, "source": "test", "recorded_at": NOON,
+            "replaced_at": NOON + k * HOUR,
+        },
+        "quarantine": {
+            "venue": "test", "symbol": "A0/USDT", "timeframe_s": 300, "source": "file:a.csv", "line": k,
+            "reason": "price", "raw": "0,0,0,0", "recorded_at": NOON,
+        },
+        "gap_checks": {
+            "instrument_id": 1, "timeframe_s": 300, "after": NOON, "until": NOON + (k + 1) * HOUR, "finding": "none",
+            "recorded_at": NOON,
+        },
+        "venue_checks": {
+            "venue": "test", "status": "online", "clock_skew_s": 0.1, "round_trip_s": 0.2,
+            "recorded_at": NOON + k * HOUR,
         },
         "models": {
             "kind": "encoder", "onnx": onnx, "sha256": hashlib.sha256(onnx).hexdigest(), "schema": Json({}),
