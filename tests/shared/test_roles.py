@@ -15,11 +15,22 @@ from tests.shared.spine_rows import ROLES, WRITERS, insert, next_row, own_databa
 
 RUN_END = {"ended_at", "status", "result", "error"}
 TABLES = ("installation", *WRITERS)
-VIEWS = ("current_embeddings", "current_market_state", "current_policy_config", "positions", "cash", "equity")
+VIEWS = (
+    "candle_gaps", "current_embeddings", "current_market_state", "current_policy_config", "positions", "cash", "equity",
+)  # fmt: skip
 
 # Everything that is allowed. DELETE and TRUNCATE: nobody, nowhere.
 MAY_INSERT = {
-    "candles": {"instruments", "market_data", "job_runs", "alerts"},
+    "candles": {  # fmt: skip
+        "instruments",
+        "market_data",
+        "candle_revisions",
+        "quarantine",
+        "gap_checks",
+        "venue_checks",
+        "job_runs",
+        "alerts",
+    },
     "encoder": {"models", "embeddings", "job_runs", "alerts"},
     "meta_controller": {"market_state", "policy_config", "job_runs", "alerts"},
     "policy": {"models", "decisions", "orders", "backtests", "job_runs", "alerts"},
