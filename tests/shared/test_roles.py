@@ -21,7 +21,7 @@ VIEWS = (
 
 # Everything that is allowed. DELETE and TRUNCATE: nobody, nowhere.
 MAY_INSERT = {
-    "candles": {  # fmt: skip
+    "candles": {
         "instruments",
         "market_data",
         "candle_revisions",
