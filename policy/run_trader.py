@@ -37,6 +37,7 @@ from shared.settings import Settings
 
 log = logging.getLogger("sextant.trader")
 SOURCE = "policy"
+VENUE_CHECK_HOLDS = timedelta(minutes=15)  # the feed looks at the venue at least once a base candle
 
 
 @job("run_trader")
@@ -113,10 +114,13 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
         return 0, 0  # nothing to decide on; asked again at the next tick, should the candles be late
     if np.isnan(market.prices).any():
         raise UnknownInstrument(f"{wallet['name']}: no price of one of {', '.join(wallet['symbols'])} is known yet")
-    if market.doubts and policy:
-        raise_alert(
-            database, clock.now(), "warning", f"doubts:{wallet['name']}", f"no entries at {as_of}: {market.doubts}"
-        )
+    doubts = [
+        market.doubts if policy else doubts_without_policy(market),
+        _venue_doubt(clock, database, settings, wallet),
+    ]
+    doubt = "; ".join(filter(None, doubts))
+    if doubt:
+        raise_alert(database, clock.now(), "warning", f"doubts:{wallet['name']}", f"no entries at {as_of}: {doubt}")
     book = _read_book(database, wallet, instruments, as_of, market.prices)
     decision = decide(
         market.view(book),
@@ -127,7 +131,7 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
             in_flight=_in_flight(database, wallet, instruments),
             tradable=market.tradable,
             wallet_paused=not wallet["trading"],
-            doubts=market.doubts if policy else doubts_without_policy(market),
+            doubts=doubt,
         ),
     )
     timing = (as_of, as_of + delay, as_of + delay + timedelta(seconds=step_s), clock.now())
@@ -137,6 +141,21 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
 def doubts_without_policy(market: Market) -> str:
     """The baseline needs no embeddings and no regime: only missing candles are a doubt to it."""
     return "" if market.tradable.all() else market.doubts
+
+
+def _venue_doubt(clock: Clock, database: Database, settings: Settings, wallet: Mapping[str, Any]) -> str:
+    """What the feed saw of the wallet's venue that forbids entries. No feed, no word: stale candles are told apart."""
+    now = clock.now()
+    params = {"venue": wallet["venue"], "now": now, "since": now - VENUE_CHECK_HOLDS}
+    check = database.fetch_one(load_queries("policy")["newest_venue_check"], params)
+    if check is None:
+        return ""
+    if check["status"] != "online":
+        return f"{wallet['venue']} is {check['status'].replace('_', ' ')}"
+    skew = check["clock_skew_s"] or 0.0
+    if abs(skew) > settings.feed.skew_limit_s:
+        return f"this machine's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} {wallet['venue']}'s"
+    return ""
 
 
 def _read_book(

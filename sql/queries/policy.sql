@@ -41,6 +41,12 @@ SELECT min(last) AS last FROM (
     WHERE instrument_id = ANY (%(instrument_ids)s) AND timeframe_s = %(timeframe_s)s AND as_of <= %(now)s
     GROUP BY instrument_id) newest
 
+-- name: newest_venue_check
+-- How a venue was when the feed looked at it last, unless that is too long ago to mean anything.
+SELECT status, clock_skew_s FROM venue_checks
+WHERE venue = %(venue)s AND recorded_at <= %(now)s AND recorded_at > %(since)s
+ORDER BY recorded_at DESC, id DESC LIMIT 1
+
 -- name: settle_orders
 -- Brings the state of open orders to what the venue said last.
 UPDATE orders o SET state = e.event
