@@ -114,11 +114,8 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
         return 0, 0  # nothing to decide on; asked again at the next tick, should the candles be late
     if np.isnan(market.prices).any():
         raise UnknownInstrument(f"{wallet['name']}: no price of one of {', '.join(wallet['symbols'])} is known yet")
-    doubts = [
-        market.doubts if policy else doubts_without_policy(market),
-        _venue_doubt(clock, database, settings, wallet),
-    ]
-    doubt = "; ".join(filter(None, doubts))
+    doubt = market.doubts if policy else doubts_without_policy(market)
+    doubt = "; ".join(filter(None, [doubt, _venue_doubt(clock, database, settings, wallet)]))
     if doubt:
         raise_alert(database, clock.now(), "warning", f"doubts:{wallet['name']}", f"no entries at {as_of}: {doubt}")
     book = _read_book(database, wallet, instruments, as_of, market.prices)
