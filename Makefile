@@ -14,7 +14,7 @@ SPAN = $(call opt,AT,at) $(call opt,FROM,from) $(call opt,TO,to)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check coverage bench lock db-up db-stop db-reset db-url db-psql db-apply-schema \
-        db-apply-schema-host infra-up infra-down backfill import-csv run-meta run-encoder train-encoder \
+        db-apply-schema-host infra-up infra-down backfill run-feed import-csv data-quality exchanges emulator run-meta run-encoder train-encoder \
         train-policy run-trader run-sender backtest wallet pause resume schedule cron-print status \
         venv-meta venv-encoder venv-policy install-meta install-encoder install-policy
 
@@ -46,11 +46,20 @@ RUN = $(VENV)/.pipeline
 demo: $(RUN)  ## the whole loop in minutes: [DATA="FILE …"] [DAYS=180] [VENUE=kraken]
 	@$(PY) -m pipeline.demo $(if $(DATA),--data $(DATA)) $(call opt,DAYS,days) $(call opt,VENUE,venue)
 
-backfill: $(RUN)  ## fetch missing candles from the venue: [FROM=] [VENUE=]
-	@$(PY) -m candles.backfill $(call opt,FROM,from) $(call opt,VENUE,venue)
+backfill: $(RUN)  ## fetch missing candles from the venue: [FROM=] [TO=] [VENUE=] [SYMBOLS="…"] [TIMEFRAME=] [RECHECK=1]
+	@$(PY) -m candles.backfill $(call opt,FROM,from) $(call opt,TO,to) $(call opt,VENUE,venue) \
+	  $(call opt,SYMBOLS,symbols) $(call opt,TIMEFRAME,timeframe) $(if $(RECHECK),--recheck)
 
-import-csv: $(RUN)  ## import candle files: FILE=… [VENUE=] [SYMBOL=] [TIMEFRAME=]
-	@$(PY) -m candles.import_csv $(FILE) $(call opt,VENUE,venue) $(call opt,SYMBOL,symbol) $(call opt,TIMEFRAME,timeframe)
+run-feed: $(RUN)  ## append candles as they close, until stopped: [ONCE=1] [VENUE=]
+	@$(PY) -m candles.run_feed $(if $(ONCE),--once) $(call opt,VENUE,venue)
+
+import-csv: $(RUN)  ## import candle files, or Kraken's zip: FILE=… [VENUE=] [SYMBOL=] [TIMEFRAME=] [ALL=1]
+	@$(PY) -m candles.import_csv $(FILE) $(call opt,VENUE,venue) $(call opt,SYMBOL,symbol) $(call opt,TIMEFRAME,timeframe) \
+	  $(if $(ALL),--all)
+
+data-quality: $(RUN)  ## gaps, outliers, revisions, disagreements of every series: [VENUE=] [SYMBOL=] [FROM=] [TO=] [JSON=1]
+	@$(PY) -m candles.quality $(call opt,VENUE,venue) $(call opt,SYMBOL,symbol) $(call opt,FROM,from) $(call opt,TO,to) \
+	  $(if $(JSON),--json)
 
 train-encoder: $(RUN)  ## train the encoder: [FROM=] [TO=] [STEPS=]
 	@$(PY) -m encoder.train_encoder $(SPAN) $(call opt,STEPS,steps)
@@ -77,6 +86,9 @@ backtest: $(RUN)  ## the trader over the past: [FROM=] [TO=] [CAPITAL=] [LIMITS=
 # ── the operator ────────────────────────────────────────────────────────────────────────────────────────
 status: $(RUN)  ## equity, positions, jobs, data age, and what blocks trading
 	@$(PY) -m pipeline.status
+
+exchanges: $(RUN)  ## test each configured connection: [VENUE="kraken …"] [ALL=1]
+	@$(PY) -m pipeline.exchanges $(VENUE) $(if $(ALL),--all)
 
 wallet: $(RUN)  ## make a paper wallet: WALLET=… [CAPITAL=10000] [VENUE=] [SYMBOLS="…"] [TRACK=live]
 	@$(PY) -m pipeline.operator wallet $(WALLET) $(call opt,CAPITAL,capital) $(call opt,VENUE,venue) \
@@ -155,7 +167,10 @@ coverage: $(VENV)/.dev  ## the suite with line coverage
 	@$(VENV)/bin/coverage combine --quiet; $(VENV)/bin/coverage report --skip-covered --sort=cover
 
 bench: $(VENV)/.dev  ## every benchmark, each with its reference
-	@for b in bench/[a-z]*.py; do echo "== $$b"; $(PY) -m bench.$$(basename $$b .py) || exit 1; done
+	@for b in $(filter-out bench/workbench.py,$(wildcard bench/[a-z]*.py)); do echo "== $$b"; $(PY) -m bench.$$(basename $$b .py) || exit 1; done
+
+emulator: $(VENV)/.dev  ## an exchange on this machine to rehearse with: [SPEED=60] [ARGS=…]
+	@$(PY) -m tests.exchange_emulator $(call opt,SPEED,speed) $(ARGS)
 
 lock:  ## rewrite the hashed requirement lists from the .in files (needs uv)
 	@requirements/lock.sh

@@ -12,32 +12,51 @@ Reasons, beside those of candles.validate: 'too-few-columns', 'too-many-columns'
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from candles.csv_rows import Excerpts, FileRefused, Rows, excerpt, floats, gunzip, named_layout, read_csv, refuse
-from candles.validate import KEPT, REASONS, CodeArray, check_candles, out_of_order, reason_codes, spacing_s
+from candles.csv_rows import Excerpts, FileRefused, Rows, floats, gunzip, named_layout, read_csv, refuse
+from candles.validate import (
+    KEPT,
+    REASONS,
+    CodeArray,
+    Refused,
+    check_candles,
+    code_of,
+    count_reasons,
+    excerpt,
+    out_of_order,
+    reason_codes,
+    spacing_s,
+)
 from shared.rows import Candles, FloatArray, IntArray
 
 __all__ = [
     "FileRefused",
     "Parsed",
-    "RefusedRow",
+    "RefusedRows",
     "Series",
+    "canonical_symbol",
     "check_candles",
+    "parse_candles",
     "parse_timeframe",
     "read_candle_file",
     "series_from_name",
 ]
 
 EXAMPLES = 5
+EXAMPLE_CHARACTERS = 80
+MOST_OF_A_REASON = 10_000  # refused rows of one file that are kept one by one
+ROWS_A_BATCH = 1_000
+ARCHIVE_MARKS = (b"PK\x03\x04", b"PK\x05\x06")  # a zip archive with members, or with none
 
 KRAKEN_MINUTES = (1, 5, 15, 30, 60, 240, 720, 1440, 10080)
 KRAKEN_QUOTES = ("USDT", "USDC", "USD", "EUR", "GBP", "XBT", "BTC", "ETH", "CAD", "JPY", "CHF", "AUD")
+DOLLAR_QUOTES = ("USD", "USDT", "USDC")  # the dollar, and the tokens that stand for it
 KRAKEN_ASSETS = {"XBT": "BTC", "XDG": "DOGE"}
 UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -55,29 +74,64 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedRow:
-    """``line`` counts from 1 (in parquet: the row); ``raw`` is at most 80 characters of it."""
+class RefusedRows:
+    """Every refused line of a file (in parquet: row), in order: nine bytes each, texts cut out when asked for."""
 
-    line: int
-    reason: str
-    raw: str
+    lines: IntArray  # from 1
+    codes: CodeArray  # why, as candles.validate codes its reasons
+    texts: Excerpts
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """By reason, the commonest first."""
+        return dict(sorted(count_reasons(self.codes).items(), key=lambda item: -item[1]))
+
+    def examples(self) -> list[Refused]:
+        """The first few, and the first of each reason, each cut to what a line of output can show."""
+        first_of_each = np.unique(self.codes, return_index=True)[1]
+        shown = np.union1d(np.arange(min(EXAMPLES, len(self.lines))), first_of_each)
+        return [Refused(r.reason, r.raw[:EXAMPLE_CHARACTERS], r.line) for r in self._rows(shown)]
+
+    def batches(self) -> Iterator[list[Refused]]:
+        """All of them, a batch at a time; of a reason with very many its first 10,000, then one row that counts the
+        others (its line is None)."""
+        places = [np.flatnonzero(self.codes == code) for code in np.unique(self.codes)]
+        kept = np.sort(np.concatenate([np.empty(0, np.int64), *(where[:MOST_OF_A_REASON] for where in places)]))
+        for start in range(0, len(kept), ROWS_A_BATCH):
+            yield self._rows(kept[start : start + ROWS_A_BATCH])
+        for where in places:
+            if len(where) > MOST_OF_A_REASON:
+                reason = REASONS[self.codes[where[0]] - 1]
+                yield [Refused(reason, f"and {len(where) - MOST_OF_A_REASON} more rows of this file")]
+
+    def _rows(self, places: IntArray) -> list[Refused]:
+        lines = self.lines[places].tolist()
+        reasons = [REASONS[code - 1] for code in self.codes[places].tolist()]
+        return [Refused(why, raw, at) for why, raw, at in zip(reasons, self.texts(lines), lines, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What a file gave: sorted candles without repeats, and what was refused, why, with examples.
+    """What a file gave: sorted candles without repeats, and what was refused.
 
     Notes count what is odd but kept: 'out-of-order', 'blank-lines', 'ignored-columns', 'no-final-newline'.
     """
 
     candles: Candles
-    refused_counts: dict[str, int]
-    refused_examples: list[RefusedRow]
+    refused_rows: RefusedRows
     notes: dict[str, int]
 
     @property
+    def refused_counts(self) -> dict[str, int]:
+        return self.refused_rows.counts
+
+    @property
+    def refused_examples(self) -> list[Refused]:
+        return self.refused_rows.examples()
+
+    @property
     def refused(self) -> int:
-        return sum(self.refused_counts.values())
+        return len(self.refused_rows.lines)
 
 
 def parse_timeframe(text: str) -> int:
@@ -100,11 +154,16 @@ def series_from_name(path: Path, venue: str | None, symbol: str | None, timefram
             f"{path.name} does not say its {', '.join(missing)}: pass it, for example {wanted}, "
             "or name the file like binance_BTC-USDT_5m.csv or, as Kraken does, XBTUSD_60.csv"
         )
-    base, slash, quote = str(given["symbol"]).upper().rpartition("/")
-    if not (slash and base and quote):
-        raise FileRefused(f"symbol {given['symbol']!r} is not understood: give it as BASE/QUOTE, like BTC/USD")
-    pair = f"{KRAKEN_ASSETS.get(base, base)}/{KRAKEN_ASSETS.get(quote, quote)}"
+    pair = canonical_symbol(str(given["symbol"]))
     return Series(str(given["venue"]).lower(), pair, parse_timeframe(str(given["timeframe"])))
+
+
+def canonical_symbol(text: str) -> str:
+    """BASE/QUOTE by the names that this project uses (xbt/usd is BTC/USD); FileRefused if it is no such pair."""
+    base, slash, quote = text.upper().rpartition("/")
+    if not (slash and base and quote):
+        raise FileRefused(f"symbol {text!r} is not understood: give it as BASE/QUOTE, like BTC/USD")
+    return f"{KRAKEN_ASSETS.get(base, base)}/{KRAKEN_ASSETS.get(quote, quote)}"
 
 
 def _name_says(stem: str) -> tuple[str, str, str]:
@@ -122,50 +181,49 @@ def read_candle_file(path: Path, timeframe_s: int, now: int) -> Parsed:
     ``timeframe_s`` in seconds; ``now`` in Unix seconds: a candle that closes later is refused. FileRefused when
     the file as a whole cannot be read, or its rows contradict the timeframe.
     """
-    rows, excerpts = _read_rows(path)
-    candles = rows.candles(timeframe_s)
-    spacing = spacing_s(candles, timeframe_s)
-    if spacing != timeframe_s:
-        refuse(path, f"has a candle every {spacing} s, not every {timeframe_s} s", f"pass --timeframe {spacing}")
-    return _judge(rows, excerpts, candles, reason_codes(candles, timeframe_s, now))
-
-
-def _read_rows(path: Path) -> tuple[Rows, Excerpts]:
-    """The rows of a file of any known format; FileRefused when it cannot be opened or is none of them."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise FileRefused(f"{path} cannot be opened ({error.strerror}): check the path") from error
-    if data.startswith(b"PK\x03\x04"):
+    return parse_candles(path, data, timeframe_s, now)
+
+
+def parse_candles(path: Path, data: bytes, timeframe_s: int, now: int) -> Parsed:
+    """``read_candle_file`` for bytes that are here already; ``path`` is only named."""
+    rows, texts = _read_rows(path, data)
+    candles = rows.candles(timeframe_s)
+    spacing = spacing_s(candles, timeframe_s)
+    if spacing != timeframe_s:
+        refuse(path, f"has a candle every {spacing} s, not every {timeframe_s} s", f"pass --timeframe {spacing}")
+    return _judge(rows, texts, candles, reason_codes(candles, timeframe_s, now))
+
+
+def _read_rows(path: Path, data: bytes) -> tuple[Rows, Excerpts]:
+    """The rows of a file of any known format; FileRefused when it is none of them."""
+    if data.startswith(ARCHIVE_MARKS):
         refuse(path, "is a zip archive", "unzip it and import the files in it")
-    rows, excerpts = _read_parquet(path, data) if data.startswith(b"PAR1") else read_csv(path, *gunzip(path, data))
-    if not len(rows.lines) and not rows.unreadable:
+    rows, texts = _read_parquet(path, data) if data.startswith(b"PAR1") else read_csv(path, *gunzip(path, data))
+    if not len(rows.lines) and not len(rows.unreadable):
         refuse(path, "holds no candles, there is nothing in it", "check where it came from")
-    return rows, excerpts
+    return rows, texts
 
 
-def _judge(rows: Rows, excerpts: Excerpts, candles: Candles, codes: CodeArray) -> Parsed:
+def _judge(rows: Rows, texts: Excerpts, candles: Candles, codes: CodeArray) -> Parsed:
     broken = np.flatnonzero(codes)
-    names = [REASONS[code - 1] for code in codes[broken].tolist()]
-    refused = sorted([*rows.unreadable, *zip(rows.lines[broken].tolist(), names, strict=True)])
-    kept = candles[codes == KEPT]
+    lines = np.concatenate([rows.unreadable, rows.lines[broken]])
+    order = np.argsort(lines, kind="stable")
+    if not len(lines):
+        texts = _no_texts  # the other holds the whole file
+    refused = RefusedRows(lines[order], np.concatenate([rows.why, codes[broken]])[order], texts)
+    kept = candles[codes == KEPT] if len(broken) else candles  # no copy of millions of sound rows
     notes = {**rows.notes, "out-of-order": out_of_order(kept)}
-    return Parsed(
-        candles=kept[np.argsort(kept.as_of)],
-        refused_counts=dict(Counter(reason for _, reason in refused).most_common()),
-        refused_examples=_examples(refused, excerpts),
-        notes={name: count for name, count in notes.items() if count},
-    )
+    if notes["out-of-order"]:
+        kept = kept[np.argsort(kept.as_of)]
+    return Parsed(kept, refused, {name: count for name, count in notes.items() if count})
 
 
-def _examples(refused: list[tuple[int, str]], excerpts: Excerpts) -> list[RefusedRow]:
-    """The first few, and the first of each reason."""
-    firsts: dict[str, tuple[int, str]] = {}
-    for row in refused:
-        firsts.setdefault(row[1], row)
-    shown = sorted({*refused[:EXAMPLES], *firsts.values()})
-    texts = excerpts([line for line, _ in shown])
-    return [RefusedRow(line, reason, text) for (line, reason), text in zip(shown, texts, strict=True)]
+def _no_texts(lines: list[int]) -> list[str]:
+    return []
 
 
 def _read_parquet(path: Path, data: bytes) -> tuple[Rows, Excerpts]:
@@ -186,9 +244,10 @@ def _read_parquet(path: Path, data: bytes) -> tuple[Rows, Excerpts]:
     shown = [ticks, *numbers]
     numbers += [np.full(table.num_rows, np.nan)] * (6 - len(numbers))
     lines = np.arange(1, table.num_rows + 1)
-    unreadable = [(line, "off-grid") for line in lines[~whole].tolist()]
+    why = np.full(np.count_nonzero(~whole), code_of("off-grid"), dtype=np.int8)
     notes = {"ignored-columns": layout.ignored}
-    rows = Rows(lines[whole], ticks[whole] // unit, [column[whole] for column in numbers], unreadable, notes)
+    sound = [column[whole] for column in numbers]
+    rows = Rows(lines[whole], ticks[whole] // unit, sound, lines[~whole], why, notes)
     return rows, lambda chosen: [excerpt(",".join(str(column[line - 1]) for column in shown)) for line in chosen]
 
 

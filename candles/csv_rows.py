@@ -18,10 +18,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from candles.validate import RAW_CHARACTERS, CodeArray, code_of, excerpt
 from shared.errors import SextantError
 from shared.rows import UNKNOWN_TRADES, Candles, FloatArray, IntArray
 
-RAW_CHARACTERS = 80
+MOST_BYTES = 2**29  # of text at a time: every minute since 2013 has 0.4 GB; an archive may promise anything
 TIME_NAMES = ("ts", "time", "timestamp", "date")
 NUMBER_NAMES = ("open", "high", "low", "close", "volume")
 KNOWN_NAMES = {*TIME_NAMES, *NUMBER_NAMES, "trades"}
@@ -65,18 +66,25 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows as read, in file order, before any rule; ``unreadable`` are lines with their reasons."""
+    """Rows as read, in file order, before any rule, and the lines that could not be read."""
 
     lines: IntArray
     times: IntArray  # open times in Unix seconds
     numbers: Sequence[FloatArray]  # open, high, low, close, volume, trades; NaN where empty
-    unreadable: list[tuple[int, str]]
+    unreadable: IntArray  # line numbers
+    why: CodeArray  # of each unreadable line, as candles.validate codes its reasons
     notes: dict[str, int]
+
+    def refusing(self, line: int, reason: str) -> Rows:
+        """The same rows with one more unreadable line."""
+        why = np.append(self.why, np.int8(code_of(reason)))
+        return replace(self, unreadable=np.append(self.unreadable, line), why=why)
 
     def candles(self, timeframe_s: int) -> Candles:
         return Candles.from_columns([self.times + timeframe_s, *self.numbers[:5], _trade_counts(self.numbers[5])])
 
 
+NONE_UNREADABLE = (np.empty(0, np.int64), np.empty(0, np.int8))
 Excerpts = Callable[[list[int]], list[str]]  # the texts of these lines, each short enough to show
 
 
@@ -99,10 +107,13 @@ def gunzip(path: Path, data: bytes) -> tuple[bytes, bool]:
         return data, False
     while data:
         member = zlib.decompressobj(wbits=31)
+        room = MOST_BYTES - sum(map(len, parts))
         try:
-            parts.append(member.decompress(data))
+            parts.append(member.decompress(data, room + 1))
         except zlib.error as error:
             refuse(path, f"is damaged inside its gzip archive ({error})", "download it again")
+        if len(parts[-1]) > room:
+            refuse(path, f"unpacks to more than {MOST_BYTES:,} bytes", "split it, or check where it came from")
         if not member.eof:
             if not any(parts):
                 refuse(path, "ends inside its gzip archive before any row", "download it again")
@@ -124,10 +135,10 @@ def read_csv(path: Path, data: bytes, cut: bool) -> tuple[Rows, Excerpts]:
     last = before + body.count(b"\n") + 1
     rows = replace(rows, notes={**rows.notes, "ignored-columns": layout.ignored})
     if cut:
-        rows = replace(rows, unreadable=[*rows.unreadable, (last, "gzip-truncated")])
+        rows = rows.refusing(last, "gzip-truncated")
     elif tail.strip():
         rows = _with_tail(rows, tail, layout, last)
-    return rows, lambda lines: _csv_excerpts(data, lines)
+    return rows, _excerpts_of(data)
 
 
 def _with_plain_newlines(data: bytes) -> bytes:
@@ -218,20 +229,24 @@ def _fast(body: bytes, layout: Layout, first_line: int) -> Rows | None:
             csv.ReadOptions(column_names=names, use_threads=False),
             csv.ParseOptions(quote_char=False),
             csv.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""]),
+            pa.system_memory_pool(),  # gives back at once what a large file took
         )
     except pa.ArrowInvalid:
         return None
     if table.column(0).null_count:
         return None
-    numbers = [floats(column) for column in table.columns[1:]]
-    numbers += [np.full(table.num_rows, np.nan)] * (6 - len(numbers))
-    return Rows(np.arange(table.num_rows) + first_line, table.column(0).to_numpy(), numbers, [], {})
+    columns, n = table.columns, table.num_rows
+    del table  # each column goes as soon as it is copied
+    times = columns.pop(0).to_numpy()
+    numbers = [floats(columns.pop(0)) for _ in wanted[1:]]
+    numbers += [np.full(n, np.nan)] * (6 - len(numbers))
+    return Rows(np.arange(n) + first_line, times, numbers, *NONE_UNREADABLE, {})
 
 
 def _careful(path: Path, body: bytes, layout: Layout, first_line: int) -> Rows:
     """Line by line, each read or refused with its reason; about five times slower."""
     lines, times, numbers = array("q"), array("q"), array("d")
-    unreadable: list[tuple[int, str]] = []
+    unreadable, why = array("q"), array("b")
     blank = 0
     for number, line in enumerate(io.BytesIO(body), first_line):
         if not line.strip():
@@ -240,14 +255,15 @@ def _careful(path: Path, body: bytes, layout: Layout, first_line: int) -> Rows:
         try:
             time, values = _read_line(line, layout)
         except _Unreadable as reason:
-            unreadable.append((number, _reason_or_header(path, number, line, layout, str(reason))))
+            unreadable.append(number)
+            why.append(code_of(_reason_or_header(path, number, line, layout, str(reason))))
             continue
         lines.append(number)
         times.append(time)
         numbers.extend(values)
     table = np.array(numbers, dtype=np.float64).reshape(-1, 6)
-    where, when = (np.array(column, dtype=np.int64) for column in (lines, times))
-    return Rows(where, when, list(table.T), unreadable, {"blank-lines": blank})
+    where, when, bad = (np.array(column, dtype=np.int64) for column in (lines, times, unreadable))
+    return Rows(where, when, list(table.T), bad, np.array(why, dtype=np.int8), {"blank-lines": blank})
 
 
 def _reason_or_header(path: Path, number: int, line: bytes, layout: Layout, reason: str) -> str:
@@ -272,8 +288,7 @@ def _with_tail(rows: Rows, tail: bytes, layout: Layout, number: int) -> Rows:
         if last in (layout.time, *layout.numbers) or not _fields(tail)[last]:
             raise _Unreadable
     except _Unreadable as why:
-        reason = str(why) if str(why) == "too-many-columns" else "truncated"  # no cut adds columns
-        return replace(rows, unreadable=[*rows.unreadable, (number, reason)])
+        return rows.refusing(number, str(why) if str(why) == "too-many-columns" else "truncated")  # no cut adds columns
     if last == layout.trades:
         values[5] = np.nan
     return Rows(
@@ -281,6 +296,7 @@ def _with_tail(rows: Rows, tail: bytes, layout: Layout, number: int) -> Rows:
         np.append(rows.times, time),
         [np.append(column, value) for column, value in zip(rows.numbers, values, strict=True)],
         rows.unreadable,
+        rows.why,
         {**rows.notes, "no-final-newline": 1},
     )
 
@@ -326,18 +342,17 @@ def _seconds(field: bytes) -> int:
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
-def _csv_excerpts(data: bytes, lines: list[int]) -> list[str]:
-    ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == ord("\n"))
-    starts = np.append(0, ends + 1)
-    texts = (
-        data[start : start + 4 * RAW_CHARACTERS].split(b"\n")[0]
-        for start in starts[np.array(lines, dtype=int) - 1].tolist()
-    )
-    return [excerpt(_text(text)) for text in texts]
+def _excerpts_of(data: bytes) -> Excerpts:
+    starts: list[IntArray] = []  # where each line begins, found at the first question
 
+    def texts(lines: list[int]) -> list[str]:
+        if not starts:
+            ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == ord("\n"))
+            starts.append(np.append(0, ends + 1))
+        begins = starts[0][np.array(lines, dtype=int) - 1].tolist()
+        return [excerpt(_text(data[at : at + 4 * RAW_CHARACTERS].split(b"\n")[0])) for at in begins]
 
-def excerpt(text: str) -> str:
-    return "".join(c if c.isprintable() else "\ufffd" for c in text[:RAW_CHARACTERS])
+    return texts
 
 
 def _text(raw: bytes) -> str:

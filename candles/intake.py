@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 
-from candles.validate import KEPT, REASONS, reason_codes
+from candles.validate import KEPT, REASONS, Refused, count_reasons, excerpt, reason_codes
 from shared.clock import to_unix
 from shared.db import Database, load_queries
 from shared.rows import CANDLE_FIELDS, Candles
 
-RAW_CHARACTERS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """``reason`` is one stable word; ``raw`` what came in, cut at 200 characters; ``line`` of a file, from 1."""
-
-    reason: str
-    raw: str
-    line: int | None = None
+__all__ = ["Refused", "admit", "describe", "quarantine"]
 
 
 def admit(
@@ -33,8 +23,7 @@ def admit(
     bad = np.flatnonzero(codes)
     refused = [Refused(REASONS[codes[i] - 1], describe(candles, int(i))) for i in bad.tolist()]
     quarantine(database, venue, symbol, timeframe_s, venue, refused, now)
-    counts = {reason: sum(r.reason == reason for r in refused) for reason in {r.reason for r in refused}}
-    return candles[codes == KEPT], counts
+    return candles[codes == KEPT], count_reasons(codes)
 
 
 def describe(candles: Candles, index: int) -> str:
@@ -60,7 +49,7 @@ def quarantine(
         "source": source,
         "line": [r.line for r in refused],
         "reason": [r.reason for r in refused],
-        "raw": [r.raw[:RAW_CHARACTERS] for r in refused],
+        "raw": [excerpt(r.raw) for r in refused],
         "recorded_at": recorded_at,
     }
     return database.execute(load_queries("candles")["quarantine_rows"], params)

@@ -1,20 +1,34 @@
-"""Writing candles: what is new is inserted, what changed is revised, and coarser candles follow."""
+"""Writing candles: what is new is appended, what changed is revised, and coarser candles follow.
+
+A revised candle keeps its former values in candle_revisions. Candles are equal when their five numbers are, bit
+for bit; a number of trades is revised by another one and never by "unknown". A derived candle never replaces one
+that the venue gave. Where the venue gives one that was derived, their volumes are sums in different order: they are
+equal within rounding, and the derived candle stays as it is.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
+import numpy as np
+
+from candles.binary_copy import copy_candles
 from candles.derive import derive_candles
-from shared.clock import to_unix
+from shared.clock import from_unix, to_unix
 from shared.db import Database, load_queries
-from shared.market_data import read_candles
-from shared.rows import CANDLE_FIELDS, Candles, Instrument, InstrumentRules
+from shared.job import JobError
+from shared.market_data import SENT_CANDLE, BoolArray, read_candles, read_records, sent_candles
+from shared.rows import CANDLE_FIELDS, UNKNOWN_TRADES, Candles, Instrument, InstrumentRules, IntArray
 
-ROWS_A_STATEMENT = 10_000
+ROWS_A_STATEMENT = 20_000
+STORED_CANDLE = np.dtype([*SENT_CANDLE, ("derived", np.bool_)])
+PRICES = CANDLE_FIELDS[1:5]
+SUM_ROUNDING = 1e-9  # relative; a sum of a few hundred volumes, in float64 or as text of eight decimals, is far closer
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +38,36 @@ class Written:
 
     def __add__(self, other: Written) -> Written:
         return Written(self.new + other.new, self.revised + other.revised)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The series that candles go to, and what is written beside them."""
+
+    instrument_id: int
+    timeframe_s: int
+    source: str
+    recorded_at: datetime
+
+    @property
+    def derived(self) -> bool:
+        return self.source.startswith("derived:")
+
+    def params(self, **others: Any) -> dict[str, Any]:
+        return {
+            "instrument_id": self.instrument_id,
+            "timeframe_s": self.timeframe_s,
+            "source": self.source,
+            "recorded_at": self.recorded_at,
+        } | others
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What writing candles would change."""
+
+    new: Candles
+    revised: Candles
 
 
 def default_rules(price: float) -> InstrumentRules:
@@ -43,7 +87,10 @@ def add_instrument(
     provenance: str,
     recorded_at: datetime,
 ) -> Instrument:
-    """The instrument's row, made at first sight; a known instrument keeps its rules."""
+    """The instrument's row, made at first sight; a known instrument keeps its rules.
+
+    JobError where it is known with candles of the other provenance.
+    """
     params = {
         "venue": venue,
         "symbol": symbol,
@@ -54,15 +101,32 @@ def add_instrument(
         "provenance": provenance,
         "recorded_at": recorded_at,
     }
-    return database.fetch_rows(Instrument, load_queries("candles")["add_instrument"], params)[0]
+    added = database.fetch_rows(Instrument, load_queries("candles")["add_instrument"], params)
+    if not added:
+        raise _mixed(venue, symbol, provenance)
+    return added[0]
+
+
+def _mixed(venue: str, symbol: str, provenance: str) -> JobError:
+    other = "real" if provenance == "simulated" else "simulated"
+    return JobError(
+        f"{venue} {symbol}: the candles stored here are {other}, these are {provenance}, and they never mix: "
+        "set SEXTANT_HOME to another folder for a rehearsal, or `make db-reset`"
+    )
 
 
 def known_series(
-    database: Database, venue: str, symbols: Sequence[str], timeframe_s: int
+    database: Database, venue: str, symbols: Sequence[str], timeframe_s: int, provenance: str
 ) -> dict[str, tuple[Instrument, int | None]]:
-    """The known instruments among ``symbols``, each with its last stored close (Unix seconds) at ``timeframe_s``."""
+    """The known instruments among ``symbols``, each with its last stored close (Unix seconds) at ``timeframe_s``.
+
+    JobError where one holds candles of another provenance than those that are coming.
+    """
     params = {"venue": venue, "symbols": list(symbols), "timeframe_s": timeframe_s}
     rows = database.fetch(load_queries("candles")["known_series"], params)
+    for row in rows:
+        if row["provenance"] != provenance:
+            raise _mixed(venue, row["symbol"], provenance)
     lasts = [row.pop("last") for row in rows]
     return {row["symbol"]: (Instrument(**row), last and to_unix(last)) for row, last in zip(rows, lasts, strict=True)}
 
@@ -78,38 +142,94 @@ def write_candles(
     newest: int | None = None,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Written:
-    """Stores valid candles and the ``derive_to_s`` candles that they complete; the caller's transaction.
+    """Stores valid candles and the ``derive_to_s`` candles that they complete or revise, all or none.
 
-    ``newest`` is the series' newest close, these included, where the caller knows it: it spares a look.
+    Joins the caller's transaction, and locks the instrument until that ends: who writes several instruments in
+    one transaction does so in the order of their ids, or two such writers may wait for each other. ``newest`` is
+    the series' newest close, these included, where the caller knows it: it spares a look. ValueError for candles
+    out of order or repeated.
     """
-    written = Written()
-    for start in range(0, len(candles), ROWS_A_STATEMENT):
-        part = candles[start : start + ROWS_A_STATEMENT]
-        written += _upsert(database, instrument.id, timeframe_s, part, source, recorded_at)
-        advance(len(part))
-    if timeframe_s >= derive_to_s or derive_to_s % timeframe_s or written == Written():
-        return written
-    first = (int(candles.as_of[0]) - 1) // derive_to_s * derive_to_s
-    if newest is None or first + derive_to_s <= newest:  # else the first coarser candle is not over yet
-        last = -(-int(candles.as_of[-1]) // derive_to_s) * derive_to_s
-        base = read_candles(database, instrument.id, timeframe_s, first, last)
-        derived = derive_candles(base, timeframe_s, derive_to_s)
-        if len(derived):
-            _upsert(database, instrument.id, derive_to_s, derived, f"derived:{timeframe_s}", recorded_at)
+    if (np.diff(candles.as_of) <= 0).any():
+        raise ValueError(f"candles of {instrument.symbol} are not in order, or one is there twice; sort them first")
+    to = Target(instrument.id, timeframe_s, source, recorded_at)
+    coarse = Target(instrument.id, derive_to_s, f"derived:{timeframe_s}", recorded_at)
+    derives = derive_to_s > timeframe_s and derive_to_s % timeframe_s == 0
+    written, closes, coarse_closes = Written(), [], []
+    with database.transaction():
+        database.execute(load_queries("candles")["lock_series"], {"instrument_id": instrument.id})
+        for part in _parts(candles, timeframe_s, derive_to_s if derives else timeframe_s):
+            counts, touched = _upsert(database, to, part)
+            written += counts
+            closes.append(touched)
+            if derives:
+                coarse_closes.append(_derive(database, to, coarse, touched, newest))
+            advance(len(part))
+        _announce(database, to, closes)
+        _announce(database, coarse, coarse_closes)
     return written
 
 
-def _upsert(
-    database: Database, instrument_id: int, timeframe_s: int, candles: Candles, source: str, recorded_at: datetime
-) -> Written:
-    columns = {name: getattr(candles, name).tolist() for name in CANDLE_FIELDS}
-    params = {
-        "instrument_id": instrument_id,
-        "timeframe_s": timeframe_s,
-        "source": source,
-        "recorded_at": recorded_at,
-        **columns,
-    }
-    rows = database.fetch(load_queries("candles")["write_candles"], params)
-    new = sum(row["is_new"] for row in rows)
-    return Written(new, len(rows) - new)
+def _parts(candles: Candles, timeframe_s: int, whole_s: int) -> Iterator[Candles]:
+    """Stretches of at most ROWS_A_STATEMENT slots, so that what is stored there fits in memory, too. No border
+    lies inside a candle of ``whole_s``: it is derived once, when all of it is there."""
+    stretch_s = max(ROWS_A_STATEMENT * timeframe_s // whole_s, 1) * whole_s
+    borders = np.flatnonzero(np.diff((candles.as_of - 1) // stretch_s)) + 1
+    for start, end in zip([0, *borders.tolist()], [*borders.tolist(), len(candles)], strict=True):
+        if end > start:
+            yield candles[start:end]
+
+
+def _upsert(database: Database, to: Target, candles: Candles) -> tuple[Written, IntArray]:
+    """Writes what differs from what is stored; returns the closes of what is new or revised, too."""
+    queries = load_queries("candles")
+    span = {"first": from_unix(int(candles.as_of[0])), "last": from_unix(int(candles.as_of[-1]))}
+    records = read_records(database, queries["stored_candles"], to.params(**span), STORED_CANDLE)
+    found = compare(candles, sent_candles(records), records["derived"], to.derived)
+    if len(found.new):
+        copy_candles(database, to.instrument_id, to.timeframe_s, found.new, to.source, to.recorded_at)
+    if len(found.revised):
+        columns = {name: getattr(found.revised, name).tolist() for name in CANDLE_FIELDS}
+        database.execute(queries["revise_candles"], to.params(**columns))
+    touched = np.union1d(found.new.as_of, found.revised.as_of)
+    return Written(len(found.new), len(found.revised)), touched
+
+
+def compare(candles: Candles, stored: Candles, stored_derived: BoolArray, derived: bool) -> Difference:
+    """What of ``candles`` is new or differs from ``stored`` (both sorted, unique).
+
+    ``stored_derived``, shape (len(stored),), says which of the stored candles were derived, ``derived`` whether
+    the candles to write are.
+    """
+    places = stored.as_of.searchsorted(candles.as_of)
+    known = np.zeros(len(candles), bool)
+    inside = places < len(stored)
+    known[inside] = stored.as_of[places[inside]] == candles.as_of[inside]
+    again, former, was_derived = candles[known], stored[places[known]], stored_derived[places[known]]
+    again = replace(again, trades=np.where(again.trades == UNKNOWN_TRADES, former.trades, again.trades))
+    differs = again.volume.view(np.int64) != former.volume.view(np.int64)  # as bits: 0.0 and -0.0 are not the same
+    if not derived:
+        rounded = np.abs(again.volume - former.volume) <= SUM_ROUNDING * former.volume
+        differs &= ~(was_derived & rounded)
+    differs |= again.trades != former.trades
+    for name in PRICES:
+        differs |= getattr(again, name).view(np.int64) != getattr(former, name).view(np.int64)
+    return Difference(candles[~known], again[differs & was_derived if derived else differs])
+
+
+def _derive(database: Database, base: Target, coarse: Target, touched: IntArray, newest: int | None) -> IntArray:
+    """Writes the coarser candles that the base candles closed at ``touched`` are part of; returns their closes."""
+    step = coarse.timeframe_s
+    closes = np.unique(-(-touched // step) * step)
+    if newest is not None:
+        closes = closes[closes <= newest]  # later ones are not over yet
+    if not len(closes):
+        return closes
+    whole = read_candles(database, base.instrument_id, base.timeframe_s, int(closes[0]) - step, int(closes[-1]))
+    derived = derive_candles(whole, base.timeframe_s, step)
+    return _upsert(database, coarse, derived)[1] if len(derived) else derived.as_of
+
+
+def _announce(database: Database, to: Target, closes: Sequence[IntArray]) -> None:
+    newest = max((int(part[-1]) for part in closes if len(part)), default=None)
+    if newest is not None:
+        database.execute(load_queries("candles")["announce_candles"], to.params(newest=newest))

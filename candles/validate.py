@@ -5,8 +5,8 @@ Each rule has one stable word; the first rule that a row breaks names it. Pure: 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,21 @@ FIRST_MILLISECOND = 10**11
 # Fewer rows may be spaced alike by chance (venues omit candles without trades); this many may not.
 ENOUGH_TO_TELL = 100
 MOST_TRADES = 2**31 - 1  # what the table holds, and more than any candle had
+RAW_CHARACTERS = 200  # of a refused row, as the quarantine holds it
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """``reason`` is one stable word; ``raw`` what came in, cut at 200 characters; ``line`` of a file, from 1."""
+
+    reason: str
+    raw: str
+    line: int | None = None
+
+
+def excerpt(text: str) -> str:
+    """What of a text can be stored and shown anywhere: its beginning, unprintable characters replaced."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:RAW_CHARACTERS])
 
 
 def _bad_price(candles: Candles, timeframe_s: int, now: int) -> BoolArray:
@@ -47,7 +62,9 @@ RULES: dict[str, Rule] = {
     "high-low": lambda c, step, now: c.high < c.low,
     "open-close": _outside,
 }
-REASONS = (*RULES, "duplicate", "conflict")
+# What only a file can break: its text gives no candle to judge.
+TEXT_REASONS = ("too-few-columns", "too-many-columns", "text", "header", "truncated", "gzip-truncated")
+REASONS = (*RULES, "duplicate", "conflict", *TEXT_REASONS)
 KEPT = 0
 
 
@@ -118,8 +135,8 @@ def spacing_s(candles: Candles, timeframe_s: int) -> int:
     times: IntArray = np.unique(candles.as_of[candles.as_of < FIRST_MILLISECOND])
     on_grid = times[times % timeframe_s == 0]
     if len(times) > ENOUGH_TO_TELL:
-        steps = Counter(np.diff(times).tolist())
-        usual = int(steps.most_common(1)[0][0])
+        steps, counts = np.unique(np.diff(times), return_counts=True)
+        usual = int(steps[counts.argmax()])
         if usual < timeframe_s:
             return usual
     if len(on_grid) > ENOUGH_TO_TELL:

@@ -1,6 +1,7 @@
 """The schedule, which is data in settings: run in the foreground by APScheduler, or printed for cron.
 
 Each job is a process of its own, logged in as its own role: one that hangs or dies takes no other with it.
+A service is a process that is started anew when it ends.
 """
 
 from __future__ import annotations
@@ -8,11 +9,15 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
+from pipeline.wake import wake
+from shared.clock import SystemClock
 from shared.job import UsageError
 from shared.log import configure_logging
 from shared.settings import PROJECT, ScheduledJob, Settings, SettingsError, load_settings
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("sextant.schedule")
 WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 JOB_TIMEOUT_S = 3600
+RESTART_S, RESTART_MAX_S = 5.0, 300.0  # between two lives of a service; doubles while they are short
+STOP_S = 15.0  # a service gets this long to end cleanly
 MISFIRE_GRACE_S = 60  # a busy machine wakes late; APScheduler's own second would skip the run
 
 
@@ -42,6 +49,35 @@ def start_job(name: str, job: ScheduledJob) -> None:
         log.warning("ended with an error", extra={"job": name, "exit_code": finished.returncode})
 
 
+def keep_running(name: str, job: ScheduledJob, ending: threading.Event) -> None:
+    """Runs a service, and again when it ended by itself, until ``ending`` is set; then ends it."""
+    wait_s = RESTART_S
+    while not ending.is_set():
+        started = time.monotonic()
+        process = subprocess.Popen(command(job), cwd=PROJECT)  # noqa: S603
+        while process.poll() is None and not ending.wait(0.2):
+            pass
+        if ending.is_set():
+            _end(name, process)
+            return
+        lasted = time.monotonic() - started
+        wait_s = RESTART_S if lasted > RESTART_MAX_S else wait_s
+        log.warning("service ended; it is started again", extra={
+            "job": name, "exit_code": process.returncode, "lasted_s": round(lasted), "wait_s": wait_s})  # fmt: skip
+        ending.wait(wait_s)
+        wait_s = min(2 * wait_s, RESTART_MAX_S)
+
+
+def _end(name: str, process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        log.error("service did not end when asked to: killed", extra={"job": name})
+        process.kill()
+        process.wait()
+
+
 def cron_trigger(job: ScheduledJob) -> CronTrigger:
     """The job's times as cron means them: APScheduler 3 counts weekdays from Monday, cron from Sunday."""
     from apscheduler.triggers.cron import CronTrigger
@@ -56,16 +92,42 @@ def cron_trigger(job: ScheduledJob) -> CronTrigger:
 def run_scheduler(settings: Settings) -> None:
     from apscheduler.schedulers.blocking import BlockingScheduler
 
-    scheduler = BlockingScheduler(timezone="UTC")
+    scheduler, ending = BlockingScheduler(timezone="UTC"), threading.Event()
+    threads: list[threading.Thread] = []
     for name, job in settings.schedule.items():
+        if job.service:
+            threads.append(threading.Thread(target=keep_running, args=(name, job, ending), name=name))
+            log.info("service", extra={"job": name, "runs": job.module})
+            continue
         limits = {"max_instances": 1, "coalesce": True, "misfire_grace_time": MISFIRE_GRACE_S}
         scheduler.add_job(start_job, cron_trigger(job), (name, job), id=name, **limits)
         log.info("scheduled", extra={"job": name, "runs": job.module, "cron": job.cron, "delay_s": job.delay_s})
+    woken = [name for name, job in settings.schedule.items() if job.wake and not job.service]
+
+    def run_now() -> None:
+        for name in woken:
+            scheduler.modify_job(name, next_run_time=SystemClock().now())
+
+    if woken:
+        threads.append(threading.Thread(target=wake, args=(settings, run_now, ending), name="wake"))
+    previous = signal.signal(signal.SIGTERM, _leave)
+    for thread in threads:
+        thread.start()
     try:
         scheduler.start()
     except (KeyboardInterrupt, SystemExit):
         log.info("schedule ends; running jobs finish")
+        ending.set()
         scheduler.shutdown(wait=True)
+    finally:
+        ending.set()
+        for thread in threads:
+            thread.join()
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _leave(signum: int, frame: object) -> None:
+    raise SystemExit(0)
 
 
 def cron_lines(settings: Settings) -> list[str]:
@@ -75,7 +137,8 @@ def cron_lines(settings: Settings) -> list[str]:
     lines.append(f"SEXTANT_HOME={settings.home_path}")
     for name, job in settings.schedule.items():
         wait = f"sleep {job.delay_s} && " if job.delay_s else ""
-        run = f"cd '{PROJECT}' && {wait}'{sys.executable}' -m {job.module} >> '{log_file}' 2>&1"
+        once = " --once" if job.service else ""
+        run = f"cd '{PROJECT}' && {wait}'{sys.executable}' -m {job.module}{once} >> '{log_file}' 2>&1"
         lines.append(f"{job.cron} {run}  # {name}".replace("%", "\\%"))
     return lines
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.schedule import cron_trigger
-from shared.clock import SystemClock
+from shared.clock import open_clock
 from shared.db import Database, load_queries
 from shared.errors import SextantError
 from shared.schema import open_database
@@ -68,6 +68,7 @@ def jobs_table(database: Database, settings: Settings, now: datetime) -> Table:
     for column in ("job", "last run", "status", "next"):
         table.add_column(column, no_wrap=column != "status")
     planned: dict[str, datetime] = {}
+    services = {job.module.rpartition(".")[2] for job in settings.schedule.values() if job.service}
     for job in settings.schedule.values():
         name, at = job.module.rpartition(".")[2], next_run(job, now)
         if at is not None:
@@ -76,7 +77,8 @@ def jobs_table(database: Database, settings: Settings, now: datetime) -> Table:
     for name in sorted(runs.keys() | planned.keys()):
         run, at = runs.get(name), planned.get(name)
         last = age(now, run["started_at"] if run else None)
-        table.add_row(name, last, Text(_run_status(run)), f"{at:%H:%M}" if at else "by hand")
+        following = "always on" if name in services else f"{at:%H:%M}" if at else "by hand"
+        table.add_row(name, last, Text(_run_status(run)), following)
     return table
 
 
@@ -98,6 +100,15 @@ def data_table(database: Database, now: datetime) -> Table:
         shown = f"{newest:%Y-%m-%d %H:%M}" if newest else "none"
         table.add_row(row["venue"], row["symbol"], f"{row['timeframe_s']} s", shown, age(now, newest), provenance)
     return table
+
+
+def venue_lines(database: Database, now: datetime) -> list[str]:
+    found = []
+    for check in database.fetch(load_queries("cli")["last_venue_checks"]):
+        skew = check["clock_skew_s"]
+        clock = "" if skew is None else f", our clock {abs(skew):.1f} s {'ahead' if skew > 0 else 'behind'}"
+        found.append(f"{check['venue']}: {check['status'].replace('_', ' ')}{clock} ({age(now, check['recorded_at'])})")
+    return found
 
 
 def blockers(database: Database, settings: Settings, now: datetime) -> list[str]:
@@ -126,6 +137,8 @@ def show(database: Database, settings: Settings, now: datetime, console: Console
     queries = load_queries("cli")
     print_wallets(database, now, console)
     console.print(jobs_table(database, settings, now), data_table(database, now))
+    for line in venue_lines(database, now):
+        _print_plain(console, line)
     models = database.fetch(queries["active_models"])
     for m in models:
         console.print(f"{m['kind']} model {m['id']} ({m['provenance']}), known from {m['known_from']:%Y-%m-%d %H:%M}")
@@ -151,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     except SextantError as error:
         print(error, file=sys.stderr)
         return 1
-    show(database, settings, SystemClock().now(), Console())
+    show(database, settings, open_clock(settings.clock_url).now(), Console())
     database.close()
     return 0
 

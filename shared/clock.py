@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
+
+from shared.errors import SextantError
+
+LOCAL_URL = r"^http://(127\.0\.0\.1|localhost)(:\d+)?/"
 
 
 class Clock(Protocol):
@@ -22,17 +26,30 @@ class SystemClock:
         return datetime.now(UTC)
 
 
+class ClockUnavailable(SextantError):
+    """The emulator that tells the time does not answer."""
+
+
 class RemoteClock:
-    """Follows the virtual time of an exchange emulator (``CLOCK_URL``): every question is asked there anew."""
+    """Follows the virtual time of an exchange emulator (``CLOCK_URL``): every question is asked there anew.
+
+    ``now`` raises ClockUnavailable: a job must not fall back to a time that its venue does not share.
+    """
 
     def __init__(self, url: str) -> None:
-        if not url.startswith(("http://127.0.0.1", "http://localhost")):
+        if not re.match(LOCAL_URL, url):
             raise ValueError(f"CLOCK_URL {url!r} is not on this machine: only a local emulator may tell the time")
         self._url = url
 
     def now(self) -> datetime:
-        with urllib.request.urlopen(self._url, timeout=5) as answer:  # noqa: S310 (http on loopback, checked)
-            return from_unix(json.load(answer)["now"])
+        from urllib.request import urlopen  # only here: it brings ssl and http, which no scheduled job needs
+
+        try:
+            with urlopen(self._url, timeout=5) as answer:  # noqa: S310 (http on loopback, checked)
+                return from_unix(json.load(answer)["now"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            told = f"{self._url} does not tell the time ({error}): start `make emulator`, or unset CLOCK_URL"
+            raise ClockUnavailable(told) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,10 @@ class Database:
         with self.connection.cursor(row_factory=class_row(row)) as cursor:
             return cursor.execute(query, params).fetchall()
 
+    def notifications(self, timeout_s: float) -> list[str]:
+        """The payloads of the first notifications that come within ``timeout_s``; what to LISTEN to is a query."""
+        return [notification.payload for notification in self.connection.notifies(timeout=timeout_s, stop_after=1)]
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()

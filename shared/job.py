@@ -20,7 +20,7 @@ from psycopg.types.json import Json
 
 from shared.alerts import raise_alert
 from shared.clock import Clock, ReplayClock, SystemClock, open_clock, parse_time
-from shared.db import Database, DatabaseError, DatabaseUnavailable, load_queries
+from shared.db import Database, DatabaseError, load_queries
 from shared.errors import SextantError
 from shared.log import configure_logging
 from shared.schema import open_database
@@ -90,7 +90,7 @@ def _record_failure(database: Database, clock: Clock, name: str, end: dict[str, 
         database.execute(load_queries("shared")["end_job_run"], end)
         if isinstance(error, Exception):
             raise_alert(database, clock.now(), "warning", f"job-failed:{name}", f"{name} failed: {message}")
-    except (DatabaseError, DatabaseUnavailable):
+    except (DatabaseError, SextantError):
         log.exception("the failure could not be recorded", extra={"job": name})
 
 

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import TomlConfigSettingsSource as TomlSource
 
+from shared.clock import LOCAL_URL
 from shared.errors import SextantError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -110,6 +111,8 @@ class ScheduledJob(Section):
     module: str = Field(pattern=r"^[a-z_]+(\.[a-z_]+)+$")
     cron: str = Field(pattern=r"^\S+ \S+ \S+ \S+ \S+$")  # minute hour day month weekday, UTC
     delay_s: int = Field(0, ge=0, lt=60)
+    service: bool = False  # `make schedule` keeps it running; cron runs it with --once at its times
+    wake: bool = False  # `make schedule` also runs it as soon as candles of the decision timeframe are in
 
 
 class LogSettings(Section):
@@ -138,7 +141,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     schedule: dict[str, ScheduledJob] = {}
 
-    clock_url: str | None = Field(None, validation_alias="CLOCK_URL", pattern=r"^http://(127\.0\.0\.1|localhost)[:/]")
+    clock_url: str | None = Field(None, validation_alias="CLOCK_URL", pattern=LOCAL_URL)
     database_url: SecretStr | None = Field(None, validation_alias="DATABASE_URL")
     db_host: str | None = Field(None, validation_alias="DB_HOST")
     db_port: Annotated[int, AfterValidator(_port)] = Field(5432, validation_alias="DB_PORT")

@@ -1,24 +1,29 @@
 """Kraken's public REST market data, through krakenex; no key is needed and none is ever given.
 
 Facts from https://docs.kraken.com/api-reference/market-data/get-ohlc-data: OHLC serves the most recent 720 entries
-only, and the last entry is the current, not-yet-committed one. Deeper history comes from elsewhere (see the backfill).
+only, and the last entry is the current, not-yet-committed one. Older candles are built from Trades, which serves
+1000 a page from the market's first (docs.kraken.com/api-reference/market-data/get-recent-trades).
 """
 
 from __future__ import annotations
 
 import math
 import re
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import krakenex
 import requests
 
-from shared.exchanges.protocol import Capabilities, ExchangeError, VenueStatus
+from shared.clock import Timer
+from shared.exchanges.protocol import Capabilities, ExchangeError, StreamEvent, VenueStatus, provenance_at
+from shared.exchanges.resilience import PassingTrouble, VenueCalls, retry_after_s, root_cause
+from shared.exchanges.trade_candles import Trade, TradeCandles
 from shared.rows import Candles, InstrumentRules
+from shared.settings import FeedSettings
 
 SYMBOL = re.compile(r"[A-Z0-9.]+/[A-Z0-9.]+")
 INTERVALS_MIN = (1, 5, 15, 30, 60, 240, 1_440, 10_080)
@@ -28,22 +33,26 @@ KRAKEN_NAMES = {common: own for own, common in COMMON_NAMES.items()}
 DOLLAR_TOKENS = ("USDT", "USDC")  # whose pairs may be listed against USD only
 DEFAULT_COSTMIN = "0.5"
 
-MIN_SPACING_S = 1.0  # public calls are counted per IP, about one a second
 TIMEOUT_S = 15.0
-MAX_TRIES = 4
-BACKOFF_S = 2.0  # doubles with each try
-# "Try later" in the API's words. Safe to repeat here because everything in this file only reads.
-PASSING_ERRORS = ("EAPI:Rate limit exceeded", "EService:")
-PASSING_STATUS = (429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
+PAIRS_TTL_S = 3_600.0  # a delisting or a new tick must be noticed
+TRADES_PAGE = 1_000
+NS = 1_000_000_000
+PASSING_STATUS = (500, 502, 503, 504, 520, 521, 522, 523, 524, 525)
+# "Try later" in the API's words, and what it is about; the first that matches.
+PASSING_ERRORS = {
+    "EAPI:Rate limit exceeded": "rate_limited",
+    "EGeneral:Too many requests": "rate_limited",
+    "EService: Throttled": "rate_limited",
+    "EService:Unavailable": "maintenance",
+    "EService:": "server_error",
+    "EGeneral:Internal error": "server_error",
+}
 EXCERPT = 200  # characters of an answer quoted in an error
-
-
-class KrakenApi(Protocol):
-    """What is used of krakenex.API."""
-
-    uri: str
-
-    def query_public(self, method: str, data: dict[str, Any] | None = None, timeout: float | None = None) -> Any: ...
+WEBSOCKET_URL = "wss://ws.kraken.com/v2"
+STATUSES: dict[str, VenueStatus] = {
+    "online": "online", "maintenance": "maintenance", "cancel_only": "cancel_only", "post_only": "post_only",
+}  # fmt: skip
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +61,45 @@ class Pair:
     info: Mapping[str, Any]  # as AssetPairs tells it; read only when asked for, so a strange pair spoils no other
 
 
-class _Passing(Exception):
-    """A failure that may pass if the same question is asked later."""
-
-
 class KrakenExchange:
-    """The venue ``kraken``. One process should hold one of these: its spacing of calls is its own."""
+    """The venue ``kraken``. One process should hold one of these: its rate limit is its own."""
 
     name = "kraken"
-    provenance = "real"
     capabilities = Capabilities(
         timeframes_s=tuple(60 * minutes for minutes in INTERVALS_MIN),
-        requests_per_s=1.0,
+        requests_per_s=1.0,  # counted per IP
         exercised="emulator",
         candle_depth=720,
         candle_page=720,
-    )
+        streams_candles=True,
+        builds_from_trades=True,
+        sandbox=False,
+        client_order_ids=True,
+        oco=False,
+        order_types=("market", "limit", "stop-loss", "stop-loss-limit", "take-profit", "take-profit-limit",
+                     "trailing-stop", "trailing-stop-limit", "iceberg"),
+    )  # fmt: skip
 
     def __init__(
         self,
-        api: KrakenApi | None = None,
+        rest_url: str | None = None,
+        websocket_url: str | None = None,
         *,
-        uri: str | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
+        timer: Timer | None = None,
+        requests_per_s: float | None = None,
     ) -> None:
-        self._api: KrakenApi = krakenex.API() if api is None else api
-        if uri is not None:
-            self._api.uri = uri
-        self._sleep, self._monotonic = sleep, monotonic
-        self._last_call = -math.inf
-        self._pairs: dict[str, Pair] = {}
+        """``rest_url`` without the version, like https://api.kraken.com; there ``requests_per_s`` may be higher."""
+        allowed = self.capabilities.requests_per_s
+        rate = requests_per_s or allowed
+        if rest_url is None and rate > allowed:
+            raise ExchangeError(
+                f"kraken allows {allowed:g} requests/s, not {rate:g}: lower venues.kraken.requests_per_s"
+            )
+        self.capabilities = replace(self.capabilities, requests_per_s=rate)
+        self.calls = VenueCalls(self.name, rate, timer=timer)
+        self._rest_url, self._websocket_url = rest_url, websocket_url or WEBSOCKET_URL
+        self.provenance = provenance_at(rest_url)
+        self._thread = threading.local()
 
     def resolve(self, symbol: str) -> str:
         """The canonical BASE/QUOTE that Kraken lists: the symbol itself, else its dollar-token quote as USD.
@@ -102,22 +119,14 @@ class KrakenExchange:
         try:
             return _parse_rules(pair.info)
         except (TypeError, ValueError, KeyError, InvalidOperation) as error:
-            raise ExchangeError(f"kraken AssetPairs {pair.id}: no rules in {_excerpt(pair.info)}") from error
+            message = f"kraken AssetPairs {pair.id}: no rules in {_excerpt(pair.info)}"
+            raise ExchangeError(message, kind="malformed") from error
 
     def server_time(self) -> float:
-        result = self._ask("Time", {})
-        try:
-            return float(result["unixtime"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ExchangeError(f"kraken Time: no time in {_excerpt(result)}") from error
+        return self._ask("Time", {}, lambda result: float(result["unixtime"]))
 
     def status(self) -> VenueStatus:
-        said = self._ask("SystemStatus", {}).get("status")
-        known: dict[object, VenueStatus] = {"online": "online", "maintenance": "maintenance",
-                                            "cancel_only": "cancel_only", "post_only": "post_only"}  # fmt: skip
-        if said not in known:
-            raise ExchangeError(f"kraken SystemStatus: not a status: {_excerpt(said)}")
-        return known[said]
+        return self._ask("SystemStatus", {}, lambda result: STATUSES[result["status"]])
 
     def candles(self, symbol: str, timeframe_s: int, since: int, until: int) -> Candles:
         """The committed candles with since < as_of <= until (Unix seconds), of the latest 720 at most.
@@ -125,8 +134,7 @@ class KrakenExchange:
         ExchangeError: a symbol that is not listed (resolve it first), a timeframe Kraken does not serve, no
         answer after a few tries, or an answer that is not candles.
         """
-        if timeframe_s % 60 or timeframe_s // 60 not in INTERVALS_MIN:
-            raise ExchangeError(f"kraken has no {timeframe_s} s candles: it serves {INTERVALS_MIN} minutes")
+        _check_timeframe(timeframe_s)
         pair = self._pair(symbol)
         if until <= since:
             return Candles.empty()
@@ -134,17 +142,55 @@ class KrakenExchange:
         candles = _to_candles([rows[opened] for opened in sorted(rows)], timeframe_s)
         return candles[(candles.as_of > since) & (candles.as_of <= until)]
 
+    def candles_from_trades(
+        self, symbol: str, timeframe_s: int, since: int, until: int
+    ) -> Iterator[tuple[Candles, int]]:
+        """See BuildsFromTrades. One call for each 1000 trades: a busy year is some 20,000 calls, at one a second."""
+        _check_timeframe(timeframe_s)
+        pair = self._pair(symbol)
+        first, end = since // timeframe_s * timeframe_s, until // timeframe_s * timeframe_s
+        building = TradeCandles(timeframe_s, first)
+        cursor = max(0, first * NS - 1)  # trades after it are served
+        while building.known_until < end:
+            question = {"pair": pair.id, "since": cursor, "count": TRADES_PAGE}
+            page, last = self._ask("Trades", question, _parse_trades)
+            news = building.add(page)
+            if not news and len(page) >= TRADES_PAGE:
+                message = f"kraken Trades {pair.id}: no end to the trades of one moment, {last} ns"
+                raise ExchangeError(message, kind="malformed")
+            if not news:
+                building.nothing_more_until(end)
+            yield building.take(since, end), min(building.known_until, end)
+            # Its last nanosecond again: more trades of that same moment may stand on the next page.
+            cursor = max(cursor, last - 1)
+
+    def stream(
+        self, symbols: Sequence[str], timeframe_s: int, feed: FeedSettings | None = None
+    ) -> AsyncIterator[StreamEvent]:
+        """See StreamsCandles: candles and best prices over WebSocket v2, for ever."""
+        from shared.exchanges.kraken_stream import StreamOptions, stream_kraken
+
+        feed = feed or FeedSettings()
+        options = StreamOptions(feed.silence_s, feed.reconnect_s, feed.reconnect_max_s)
+        return stream_kraken(self._websocket_url, symbols, timeframe_s, options)
+
     def _committed_rows(self, pair_id: str, timeframe_s: int, since: int, until: int) -> dict[int, tuple[float, ...]]:
         """Rows by open time, page after page until one reaches ``until`` or brings nothing new."""
         rows: dict[int, tuple[float, ...]] = {}
         cursor = max(0, since - timeframe_s)  # `since` is an open time, and entries after it are served
         while True:
             question = {"pair": pair_id, "interval": timeframe_s // 60, "since": cursor}
-            page, last = _parse_page(self._ask("OHLC", question), question)
-            committed = {int(row[0]): row for row in page[:-1]}
+            entries, last = self._ask("OHLC", question, _parse_page)
+            page = {int(row[0]): row for row in entries}
+            if len(page) < len(entries):
+                self.calls.note("duplicate", f"OHLC {question}")
+            if list(page) != sorted(page):
+                self.calls.note("reorder", f"OHLC {question}")
+            current = max(page, default=0)  # the newest is not committed, wherever it stands in the list
+            committed = {opened: row for opened, row in page.items() if opened < current}
             news = committed.keys() - rows.keys()
             rows |= committed
-            reached_until = bool(page) and page[-1][0] + timeframe_s > until
+            reached_until = bool(page) and current + timeframe_s > until
             if reached_until or not news or last <= cursor:
                 return rows
             cursor = last
@@ -156,42 +202,40 @@ class KrakenExchange:
         return pair
 
     def _listed(self) -> dict[str, Pair]:
-        """Every pair by its canonical symbol; asked once."""
-        if not self._pairs:
-            self._pairs = _parse_pairs(self._ask("AssetPairs", {}))
-        return self._pairs
+        """Every pair by its canonical symbol."""
+        return self._ask("AssetPairs", {}, _parse_pairs, PAIRS_TTL_S)
 
-    def _ask(self, method: str, question: dict[str, Any]) -> dict[str, Any]:
-        """The ``result`` object of one public call, asked again with patience while the trouble may pass."""
-        for attempt in range(1, MAX_TRIES + 1):
-            try:
-                return self._ask_once(method, question)
-            except _Passing as trouble:
-                if attempt == MAX_TRIES:
-                    asked = f"kraken {method} {question}"
-                    raise ExchangeError(f"{asked}: {trouble}; gave up after {attempt} tries") from trouble
-                self._sleep(BACKOFF_S * 2 ** (attempt - 1))
-        raise AssertionError("unreachable")
+    def _ask(self, method: str, question: Mapping[str, Any], parse: Callable[[Any], T], ttl_s: float = 0.0) -> T:
+        """What ``parse`` makes of the ``result`` object of one public call."""
+        asked = f"{method} {question}" if question else method
+        return self.calls.read(asked, lambda: self._ask_once(f"kraken {asked}", method, question, parse), ttl_s)
 
-    def _ask_once(self, method: str, question: dict[str, Any]) -> dict[str, Any]:
-        asked = f"kraken {method} {question}"
-        self._keep_distance()
+    def _ask_once(self, asked: str, method: str, question: Mapping[str, Any], parse: Callable[[Any], T]) -> T:
         try:
-            answer = self._api.query_public(method, question, timeout=TIMEOUT_S)
+            answer = self._api().query_public(method, dict(question), timeout=TIMEOUT_S)
         except requests.exceptions.JSONDecodeError as error:
-            raise ExchangeError(f"{asked}: the answer is not JSON: {_excerpt(error.doc)}") from error
+            raise PassingTrouble("not_json", f"the answer is not JSON: {_excerpt(error.doc)}") from error
         except requests.exceptions.RequestException as error:
-            status = None if error.response is None else error.response.status_code
-            if status is None or status in PASSING_STATUS:
-                raise _Passing(f"{type(error).__name__}: {_excerpt(error)}") from error
-            raise ExchangeError(f"{asked}: {_excerpt(error)}") from error
-        return _result(answer, asked)
+            raise _request_trouble(asked, error) from error
+        result = _result(answer, asked)
+        try:
+            return parse(result)
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            message = f"{asked}: the answer is malformed ({type(error).__name__}: {error}): {_excerpt(result)}"
+            raise ExchangeError(message, kind="malformed") from error
 
-    def _keep_distance(self) -> None:
-        wait = self._last_call + MIN_SPACING_S - self._monotonic()
-        if wait > 0:
-            self._sleep(wait)
-        self._last_call = self._monotonic()
+    def _api(self) -> krakenex.API:
+        """This thread's: a requests session is not made for several."""
+        if not hasattr(self._thread, "api"):
+            # Times of trades have more digits than a float holds, and it matters on which side of a close they fall.
+            self._thread.api = krakenex.API().json_options(parse_float=Decimal)
+            self._thread.api.uri = (self._rest_url or self._thread.api.uri).rstrip("/")
+        return self._thread.api
+
+
+def _check_timeframe(timeframe_s: int) -> None:
+    if timeframe_s % 60 or timeframe_s // 60 not in INTERVALS_MIN:
+        raise ExchangeError(f"kraken has no {timeframe_s} s candles: it serves {INTERVALS_MIN} minutes")
 
 
 def _excerpt(answer: object) -> str:
@@ -199,19 +243,33 @@ def _excerpt(answer: object) -> str:
     return text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
 
 
+def _request_trouble(asked: str, error: requests.exceptions.RequestException) -> PassingTrouble | ExchangeError:
+    """What became of a question that has no answer with status 200."""
+    detail = f"{type(error).__name__}: {_excerpt(error)}"
+    if error.response is None:
+        kind = "timeout" if isinstance(error, requests.exceptions.Timeout) else "transport"
+        return PassingTrouble(kind, root_cause(error))
+    if error.response.status_code == 429:
+        return PassingTrouble("rate_limited", detail, retry_after_s(error.response.headers))
+    if error.response.status_code in PASSING_STATUS:
+        return PassingTrouble("server_error", detail, retry_after_s(error.response.headers))
+    return ExchangeError(f"{asked}: {_excerpt(error)}", kind="venue_error")
+
+
 def _result(answer: object, asked: str) -> dict[str, Any]:
     """The result of an envelope ``{"error": [...], "result": {...}}``."""
     if not isinstance(answer, dict):
-        raise ExchangeError(f"{asked}: not an answer: {_excerpt(answer)}")
+        raise PassingTrouble("no_result", f"not an answer: {_excerpt(answer)}")
     errors = answer.get("error")
     if errors:
         text = _excerpt(errors)
-        if any(passing in text for passing in PASSING_ERRORS):
-            raise _Passing(text)
-        raise ExchangeError(f"{asked}: {text}")
+        for words, kind in PASSING_ERRORS.items():
+            if words in text:
+                raise PassingTrouble(kind, text)
+        raise ExchangeError(f"{asked}: {text}", kind="venue_error")
     result = answer.get("result")
     if not isinstance(result, dict):
-        raise ExchangeError(f"{asked}: no result: {_excerpt(answer)}")
+        raise PassingTrouble("no_result", f"no result: {_excerpt(answer)}")
     return result
 
 
@@ -244,7 +302,7 @@ def _parse_pairs(result: dict[str, Any]) -> dict[str, Pair]:
         if isinstance(info, dict):
             pairs.setdefault(_canonical(_listed_symbol(pair_id, info)), Pair(pair_id, info))
     if not pairs:
-        raise ExchangeError(f"kraken AssetPairs: no pair in {_excerpt(result)}")
+        raise PassingTrouble("no_result", f"no pair in {_excerpt(result)}")
     return pairs
 
 
@@ -271,17 +329,13 @@ def _parse_rules(info: Mapping[str, Any]) -> InstrumentRules:
 # --- candles ---
 
 
-def _parse_page(result: dict[str, Any], question: dict[str, Any]) -> tuple[list[tuple[float, ...]], int]:
-    """Rows (open time, open, high, low, close, volume, trades), oldest first, and the id to continue from.
+def _parse_page(result: Mapping[str, Any]) -> tuple[list[tuple[float, ...]], int]:
+    """Rows (open time, open, high, low, close, volume, trades) as they came, and the id to continue from.
 
     The pair's key is Kraken's own (XXBTZUSD), whatever name was asked for.
     """
-    try:
-        last = int(result["last"])
-        (entries,) = (entries for key, entries in result.items() if key != "last")
-        return [_parse_entry(entry) for entry in entries], last
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise ExchangeError(f"kraken OHLC {question}: not candles ({error}): {_excerpt(result)}") from error
+    (entries,) = (entries for key, entries in result.items() if key != "last")
+    return [_parse_entry(entry) for entry in entries], int(result["last"])
 
 
 def _parse_entry(entry: Any) -> tuple[float, ...]:
@@ -298,3 +352,18 @@ def _to_candles(rows: list[tuple[float, ...]], timeframe_s: int) -> Candles:
         return Candles.empty()
     opened, *columns = zip(*rows, strict=True)
     return Candles.from_columns([[int(t) + timeframe_s for t in opened], *columns])
+
+
+def _parse_trades(result: Mapping[str, Any]) -> tuple[list[Trade], int]:
+    """The trades and the time of the last, in ns since 1970."""
+    (entries,) = (entries for key, entries in result.items() if key != "last")
+    return [_parse_trade(entry) for entry in entries], int(result["last"])
+
+
+def _parse_trade(entry: Any) -> Trade:
+    """[price, volume, time, buy or sell, market or limit, miscellaneous, trade id]"""
+    price, volume, time, _side, _type, _misc, number = entry
+    trade = Trade(int(number), int(Decimal(time) * NS), float(price), Decimal(volume))
+    if not (math.isfinite(trade.price) and trade.price > 0 and trade.volume.is_finite() and trade.volume >= 0):
+        raise ValueError(f"no price or no volume in {entry}")
+    return trade

@@ -1,11 +1,22 @@
-"""The paper venue: fills market orders at the open of a real candle, by the simulation kernel, in Decimal."""
+"""The paper venue: another venue's candles; market orders filled here at the open of a candle, in Decimal."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from shared.exchanges.protocol import (
+    BuildsFromTrades,
+    Exchange,
+    ExchangeError,
+    StreamEvent,
+    StreamsCandles,
+    VenueStatus,
+)
 from shared.money import to_float, to_money
+from shared.rows import Candles, InstrumentRules
+from shared.settings import FeedSettings
 from shared.simulation import kernel
 
 
@@ -43,3 +54,45 @@ def fill_market_order(
         to_float(lot),
     )
     return PaperFill(to_money(abs(filled)), to_money(price), to_money(cost), to_money(fee))
+
+
+class PaperExchange:
+    """The candles of ``source``, under its name, for they are its own; orders never leave this machine."""
+
+    def __init__(self, source: Exchange) -> None:
+        self._source = source
+        self.name, self.provenance = source.name, source.provenance
+        self.capabilities = replace(
+            source.capabilities, sandbox=True, client_order_ids=True, oco=False, order_types=("market",)
+        )
+
+    def resolve(self, symbol: str) -> str:
+        return self._source.resolve(symbol)
+
+    def rules(self, symbol: str) -> InstrumentRules:
+        return self._source.rules(symbol)
+
+    def candles(self, symbol: str, timeframe_s: int, since: int, until: int) -> Candles:
+        return self._source.candles(symbol, timeframe_s, since, until)
+
+    def server_time(self) -> float | None:
+        return self._source.server_time()
+
+    def status(self) -> VenueStatus:
+        return self._source.status()
+
+    def candles_from_trades(
+        self, symbol: str, timeframe_s: int, since: int, until: int
+    ) -> Iterator[tuple[Candles, int]]:
+        """The source's; ExchangeError where its capabilities say it has none."""
+        if not isinstance(self._source, BuildsFromTrades):
+            raise ExchangeError(f"{self.name} builds no candles from trades")
+        return self._source.candles_from_trades(symbol, timeframe_s, since, until)
+
+    def stream(
+        self, symbols: Sequence[str], timeframe_s: int, feed: FeedSettings | None = None
+    ) -> AsyncIterator[StreamEvent]:
+        """The source's; ExchangeError where its capabilities say it has none."""
+        if not isinstance(self._source, StreamsCandles):
+            raise ExchangeError(f"{self.name} streams no candles")
+        return self._source.stream(symbols, timeframe_s, feed)

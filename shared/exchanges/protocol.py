@@ -5,15 +5,34 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
 from shared.errors import SextantError
 from shared.rows import Candles, InstrumentRules
+from shared.settings import FeedSettings
 
 VenueStatus = Literal["online", "maintenance", "cancel_only", "post_only"]
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class ExchangeError(SextantError):
-    """The venue could not be asked, or answered with something that is not an answer."""
+    """The venue could not be asked, or answered with something that is not an answer.
+
+    ``kind`` is a stable word, for counting. What may pass, after the last try: timeout, transport, not_json,
+    no_result, rate_limited, server_error, maintenance. What will not: venue_error (the venue says no), malformed (an
+    answer that is not what was asked for), circuit_open (not asked: it has not answered lately), refused (not asked:
+    this venue has no such thing).
+    """
+
+    def __init__(self, message: str, *, kind: str = "refused") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def provenance_at(rest_url: str | None) -> str:
+    """What serves under a venue's name from this very machine is an emulator: its candles are an invented market's."""
+    host = urlsplit(rest_url).hostname if rest_url else None
+    return "simulated" if host in LOOPBACK else "real"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +141,11 @@ StreamEvent = CandleUpdate | BookTop | StreamState | StreamTrouble
 class StreamsCandles(Protocol):
     """A venue that pushes candles."""
 
-    def stream(self, symbols: Sequence[str], timeframe_s: int) -> AsyncIterator[StreamEvent]:
-        """Events for ever: reconnects by itself, with backoff and jitter. Ends when the iterator is closed."""
+    def stream(
+        self, symbols: Sequence[str], timeframe_s: int, feed: FeedSettings | None = None
+    ) -> AsyncIterator[StreamEvent]:
+        """Events for ever: reconnects by itself, with backoff and jitter. Ends when the iterator is closed.
+
+        ``feed`` says how long silence is borne and how long to wait before the next connection.
+        """
         ...

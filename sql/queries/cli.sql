@@ -49,9 +49,17 @@ SELECT DISTINCT ON (job) job, clock_at, started_at, ended_at, status, error FROM
 
 -- name: data_age
 -- The newest candle of each series of a venue.
-SELECT i.venue, i.symbol, i.provenance, i.base_timeframe_s AS timeframe_s, max(m.as_of) AS newest
-FROM instruments i LEFT JOIN market_data m ON m.instrument_id = i.id AND m.timeframe_s = i.base_timeframe_s
-GROUP BY i.id ORDER BY i.venue, i.symbol
+SELECT i.venue, i.symbol, i.provenance, i.base_timeframe_s AS timeframe_s, newest.as_of AS newest
+FROM instruments i
+LEFT JOIN LATERAL (SELECT as_of FROM market_data m
+                   WHERE m.instrument_id = i.id AND m.timeframe_s = i.base_timeframe_s
+                   ORDER BY as_of DESC LIMIT 1) newest ON true
+ORDER BY i.venue, i.symbol
+
+-- name: last_venue_checks
+-- How each venue was when the feed looked at it last.
+SELECT DISTINCT ON (venue) venue, status, clock_skew_s, recorded_at FROM venue_checks
+ORDER BY venue, recorded_at DESC, id DESC
 
 -- name: last_decisions
 -- The newest decision of each instrument of each wallet, with what clamped it.
@@ -67,6 +75,10 @@ SELECT severity, layer, message, recorded_at FROM alerts WHERE recorded_at > %(s
 -- name: active_models
 -- The models in use.
 SELECT id, kind, provenance, trained_to, known_from FROM models WHERE status = 'active' ORDER BY kind
+
+-- name: listen_for_candles
+-- write_candles notifies this channel: '<instrument_id>:<timeframe_s>:<newest close>'.
+LISTEN candles
 
 -- name: last_demo_tick
 -- The clock of the last trader run that came to its end: where a broken-off replay goes on.

@@ -36,10 +36,11 @@ SELECT coalesce(sum(amount), 0) AS capital FROM cash_flows WHERE wallet_id = %(w
 
 -- name: newest_candle
 -- The last close of the decision clock that all instruments of a portfolio have.
-SELECT min(last) AS last FROM (
-    SELECT max(as_of) AS last FROM market_data
-    WHERE instrument_id = ANY (%(instrument_ids)s) AND timeframe_s = %(timeframe_s)s AND as_of <= %(now)s
-    GROUP BY instrument_id) newest
+SELECT min(newest.as_of) AS last
+FROM unnest(%(instrument_ids)s::int[]) AS i (id)
+CROSS JOIN LATERAL (SELECT as_of FROM market_data m
+                    WHERE m.instrument_id = i.id AND m.timeframe_s = %(timeframe_s)s AND m.as_of <= %(now)s
+                    ORDER BY as_of DESC LIMIT 1) newest
 
 -- name: newest_venue_check
 -- How a venue was when the feed looked at it last, unless that is too long ago to mean anything.

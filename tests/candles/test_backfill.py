@@ -2,77 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 
-from candles import backfill
+from candles import backfill, backfill_plan
 from candles.backfill import run_once
-from candles.store import default_rules
+from candles.backfill_plan import OVERLAP
 from shared.clock import ReplayClock, from_unix, to_unix
 from shared.db import Database
-from shared.exchanges import ExchangeError
-from shared.exchanges.protocol import Capabilities, VenueStatus
-from shared.exchanges.recorded import RecordedExchange
 from shared.job import JobError, Outcome
-from shared.rows import Candles, InstrumentRules
+from shared.rows import Candles
 from shared.settings import Settings
-from tests.helpers import NOON, DatabaseFor, random_candles
-
-FIVE, HOUR = 300, 3600
-END = to_unix(NOON) + 6 * HOUR
-RULES = default_rules(100.0)
-A, B = "AAA/USDT", "BBB/USDT"
-
-
-@dataclass
-class Venue:
-    """A recorded venue whose symbols may be missing, renamed, broken or badly told; it remembers what it was asked."""
-
-    series: dict[str, Candles]
-    timeframe_s: int = FIVE
-    depth: int | None = None
-    renamed: dict[str, str] = field(default_factory=dict)
-    broken: dict[str, str] = field(default_factory=dict)  # symbol -> the question that fails
-    beyond_s: int = 0  # serves candles that close this much later than asked
-    asked: list[tuple[str, int, int]] = field(default_factory=list)
-    name: str = "test"
-    provenance: str = "real"
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return Capabilities((self.timeframe_s,), math.inf, "itself", candle_depth=self.depth)
-
-    def server_time(self) -> None:
-        return None
-
-    def status(self) -> VenueStatus:
-        return "online"
-
-    def _recorded(self, symbol: str, question: str) -> RecordedExchange:
-        if self.broken.get(symbol) == question:
-            raise ExchangeError(f"{symbol}: the venue does not answer")
-        return RecordedExchange(self.name, "real", self.timeframe_s, self.series, dict.fromkeys(self.series, RULES))
-
-    def resolve(self, symbol: str) -> str:
-        return self._recorded(symbol, "resolve").resolve(self.renamed.get(symbol, symbol))
-
-    def rules(self, symbol: str) -> InstrumentRules:
-        return self._recorded(symbol, "rules").rules(symbol)
-
-    def candles(self, symbol: str, timeframe_s: int, since: int, until: int) -> Candles:
-        self.asked.append((symbol, since, until))
-        return self._recorded(symbol, "candles").candles(symbol, timeframe_s, since, until + self.beyond_s)
-
-
-def two_days(timeframe_s: int = FIVE) -> dict[str, Candles]:
-    n = 48 * HOUR // timeframe_s
-    return {symbol: random_candles(n, timeframe_s, seed, END) for seed, symbol in enumerate((A, B))}
+from tests.candles.backfill_venue import FIVE, HOUR, A, B, Venue, stored, two_days, until
+from tests.helpers import NOON, DatabaseFor
 
 
 @pytest.fixture
@@ -88,19 +34,6 @@ def run(database: Database, settings: Settings) -> Callable[..., Outcome]:
     return at
 
 
-def stored(database: Database, timeframe_s: int = FIVE) -> dict[str, list[int]]:
-    rows = database.fetch(
-        "SELECT i.venue, i.symbol, extract(epoch FROM m.as_of)::bigint AS as_of FROM market_data m "
-        "JOIN instruments i ON i.id = m.instrument_id WHERE m.timeframe_s = %(t)s ORDER BY i.symbol, m.as_of",
-        {"t": timeframe_s},
-    )
-    return {symbol: [r["as_of"] for r in rows if r["symbol"] == symbol] for symbol in {r["symbol"] for r in rows}}
-
-
-def until(series: dict[str, Candles], last: int) -> dict[str, list[int]]:
-    return {symbol: candles.as_of[candles.as_of <= last].tolist() for symbol, candles in series.items()}
-
-
 def test_it_goes_on_where_it_stopped(run: Callable[..., Outcome], database: Database) -> None:
     series = two_days()
     venue = Venue(series)
@@ -109,7 +42,8 @@ def test_it_goes_on_where_it_stopped(run: Callable[..., Outcome], database: Data
     venue.asked.clear()
     later = NOON + timedelta(minutes=71)
     assert run(later, venue).result == {A: {"new": 14}, B: {"new": 14}}
-    assert venue.asked == [(s, to_unix(NOON), to_unix(NOON) + 14 * FIVE) for s in (A, B)]
+    since = to_unix(NOON) - OVERLAP * FIVE
+    assert venue.asked == [(s, since, to_unix(NOON) + 14 * FIVE) for s in (A, B)], "the last ones may be revised"
     assert stored(database) == until(series, to_unix(later))
     assert [len(hours) for hours in stored(database, HOUR).values()] == [43, 43]
 
@@ -145,7 +79,9 @@ def test_from_an_earlier_moment_it_fills_the_past_and_its_gaps(run: Callable[...
     run(NOON, Venue(holed), span_from=NOON - timedelta(hours=3))
     assert [len(found) for found in stored(database).values()] == [34, 34]
     outcome = run(NOON, Venue(series), span_from=NOON - timedelta(hours=5))
-    assert outcome.result == {A: {"new": 26}, B: {"new": 26}}
+    assert outcome.result == {A: {"new": 24}, B: {"new": 24}}, "the venue did not have those two"
+    outcome = run(NOON, Venue(series), span_from=NOON - timedelta(hours=5), recheck=True)
+    assert outcome.result == {A: {"new": 2}, B: {"new": 2}}
     assert stored(database) == {s: c.as_of[(c.as_of > to_unix(NOON) - 5 * HOUR) & (c.as_of <= to_unix(NOON))].tolist()
                                 for s, c in series.items()}  # fmt: skip
     assert [len(hours) for hours in stored(database, HOUR).values()] == [5, 5]
@@ -154,13 +90,14 @@ def test_from_an_earlier_moment_it_fills_the_past_and_its_gaps(run: Callable[...
 def test_a_long_span_is_asked_in_parts_that_meet(
     run: Callable[..., Outcome], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backfill, "CANDLES_A_REQUEST", 100)
+    monkeypatch.setattr(backfill_plan, "CANDLES_A_REQUEST", 100)
     series = two_days()
     venue = Venue(series)
     run(NOON, venue, span_from=NOON - timedelta(hours=30))
     parts = [(since, until) for symbol, since, until in venue.asked if symbol == A]
     assert [end - start for start, end in parts] == [100 * FIVE] * 3 + [60 * FIVE]
-    assert [end for _, end in parts[:-1]] == [start for start, _ in parts[1:]]
+    assert parts[0][1] == to_unix(NOON), "the newest first"
+    assert [start for start, _ in parts[:-1]] == [end for _, end in parts[1:]]
     assert stored(database) == until({s: c[c.as_of > to_unix(NOON) - 30 * HOUR] for s, c in series.items()},
                                      to_unix(NOON))  # fmt: skip
 
@@ -198,16 +135,15 @@ def test_a_venue_that_serves_its_latest_candles_only_is_asked_for_those_and_says
     run: Callable[..., Outcome], database: Database
 ) -> None:
     venue = Venue(two_days(), depth=20)
-    asked_from = NOON - timedelta(days=1)
-    outcome = run(NOON, venue, span_from=asked_from)
+    outcome = run(NOON, venue, span_from=NOON - timedelta(days=1))
     assert venue.asked[0] == (A, to_unix(NOON) - 20 * FIVE, to_unix(NOON))
     reached = from_unix(to_unix(NOON) - 19 * FIVE)
     assert outcome.result[A] == {
         "new": 20,
-        "reach": f"asked from {asked_from}; test serves its latest 20, from {reached}",
+        "reach": f"{A}: test serves its latest 20 5m candles, from {reached}; older ones are out of reach: "
+        "`make import-csv FILE=…` takes a candle file of another source",
     }
-    later = run(NOON + timedelta(hours=1), venue)
-    assert later.result[A] == {"new": 12}, "within its depth there is nothing to say"
+    assert run(NOON + timedelta(hours=1), venue).result[A] == {"new": 12}, "within its depth there is nothing to say"
 
 
 def test_a_symbol_listed_under_another_name_is_stored_under_that_name_and_said(
@@ -222,7 +158,7 @@ def test_a_symbol_listed_under_another_name_is_stored_under_that_name_and_said(
     venue.asked.clear()
     again = run(NOON + timedelta(minutes=5), venue)
     assert again.result[A]["new"] == 1
-    assert venue.asked[0] == ("AAA/USD", to_unix(NOON), to_unix(NOON) + FIVE), "it goes on where it stopped"
+    assert venue.asked[0] == ("AAA/USD", to_unix(NOON) - OVERLAP * FIVE, to_unix(NOON) + FIVE)
 
 
 def bad(candles: Candles, *places: int) -> Candles:
@@ -279,11 +215,31 @@ def test_the_command_says_what_it_cannot_do(
     assert backfill.main(["--venue", "ftx"]) == 2
     assert "FTX collapsed in November 2022" in capsys.readouterr().err
     venue = Venue(two_days())
-    monkeypatch.setattr(backfill, "open_exchange", {"test": venue}.__getitem__)
+    monkeypatch.setattr(backfill, "open_exchange", lambda name, venues: {"test": venue}[name])
     assert backfill.main(["--at", NOON.isoformat(), "--from", "2024-06-01T10:00"]) == 0
     assert [len(found) for found in stored(database).values()] == [24, 24]
     venue.broken = {A: "candles", B: "candles"}
     assert backfill.main(["--at", "2024-06-01T12:05"]) == 1
     assert "the venue does not answer" in capsys.readouterr().err
     venue.broken, venue.beyond_s = {}, FIVE
-    assert backfill.main(["--at", NOON.isoformat(), "--from", "2024-06-01T10:00"]) == 3
+    assert backfill.main(["--at", "2024-06-01T12:05"]) == 3
+
+
+def test_the_command_looks_for_holes_at_any_minute_and_takes_its_span_symbols_and_timeframe(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series = two_days()
+    monkeypatch.setattr("shared.job.load_settings", lambda: settings)
+    monkeypatch.setattr(backfill, "open_exchange", lambda name, venues: Venue(series))
+    one = ["--symbols", A, "--timeframe", "5m"]
+    for begin, end in (("08:00", "09:00"), ("11:00", "12:00")):
+        span = ["--from", f"2024-06-01T{begin}", "--to", f"2024-06-01T{end}"]
+        assert backfill.main(["--at", "2024-06-01T12:35", *span, *one]) == 0
+    assert {s: len(found) for s, found in stored(database).items()} == {A: 24}
+    capsys.readouterr()
+    assert backfill.main(["--at", "2024-06-01T12:35", *one]) == 0
+    assert {s: len(found) for s, found in stored(database).items()} == {A: 55}
+    assert "candles/s" not in capsys.readouterr().err, "no bar where nobody looks"
+    backwards = ["--from", "2024-06-01T12:00", "--to", "2024-06-01T11:00"]
+    assert backfill.main(backwards) == 2
+    assert "is not before" in capsys.readouterr().err

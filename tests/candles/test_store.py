@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,6 +17,7 @@ from candles import store
 from candles.store import Written, add_instrument, default_rules, known_series, write_candles
 from shared.clock import to_unix
 from shared.db import Database
+from shared.job import JobError
 from shared.market_data import read_candles
 from shared.money import QUANTUM
 from shared.rows import UNKNOWN_TRADES, Candles, Instrument
@@ -130,6 +132,26 @@ def test_the_venues_own_hour_replaces_a_derived_one(database: Database, instrume
     assert (hour["close"], hour["source"]) == (42.0, "venue")
 
 
+@pytest.mark.parametrize(("off", "revised"), [(1 + 5e-10, 0), (1 - 5e-10, 0), (1 + 2e-9, 1), (1 - 2e-9, 1)])
+def test_volumes_that_differ_by_rounding_only_are_no_revision_of_a_derived_hour(
+    database: Database, instrument: Instrument, off: float, revised: int
+) -> None:
+    write(database, instrument, random_candles(12, FIVE))
+    (derived,) = hours(database)
+    columns = [[to_unix(NOON)], *([derived[n]] for n in ("open", "high", "low", "close"))]
+    own = Candles.from_columns([*columns, [derived["volume"] * off], [-1]])
+    assert write(database, instrument, own, timeframe_s=SIXTY, source="venue") == Written(0, revised)
+    (hour,) = hours(database)
+    assert hour["source"] == ("venue" if revised else "derived:300")
+    assert write(database, instrument, own, timeframe_s=SIXTY, source="venue") == Written()
+    again = changed_volume(own, 1 + 1e-10)
+    assert write(database, instrument, again, timeframe_s=SIXTY, source="venue") == Written(0, revised)
+
+
+def changed_volume(candles: Candles, factor: float) -> Candles:
+    return replace(candles, volume=candles.volume * factor)
+
+
 def test_writing_twice_changes_nothing(database: Database, instrument: Instrument) -> None:
     candles = random_candles(40, FIVE)
     assert write(database, instrument, candles) == Written(40, 0)
@@ -157,14 +179,40 @@ def test_the_callers_transaction_holds_it_all(database: Database, instrument: In
     assert database.fetch(ROWS) == []
 
 
-def test_many_candles_go_in_several_statements(
+def test_many_candles_go_in_parts_whose_borders_cut_no_hour(
     database: Database, instrument: Instrument, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "ROWS_A_STATEMENT", 7)
+    monkeypatch.setattr(store, "ROWS_A_STATEMENT", 30)
     steps: list[int] = []
-    written = write(database, instrument, random_candles(24, FIVE), advance=steps.append)
-    assert (written, steps) == (Written(24, 0), [7, 7, 7, 3])
-    assert len(hours(database)) == 2
+    written = write(database, instrument, random_candles(66, FIVE), advance=steps.append)  # from 06:30 to 12:00
+    assert (written, steps) == (Written(66, 0), [18, 24, 24])
+    assert len(hours(database)) == 5
+
+
+def test_a_part_spans_no_more_than_its_rows_would_without_gaps(
+    database: Database, instrument: Instrument, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a few candles far apart would have everything stored between them read."""
+    monkeypatch.setattr(store, "ROWS_A_STATEMENT", 12)
+    candles, steps = random_candles(1000, FIVE), []
+    write(database, instrument, candles[[0, 1, 500, 999]], advance=steps.append)
+    assert steps == [2, 1, 1]
+
+
+@pytest.mark.parametrize("order", [[1, 0], [0, 0]])
+def test_candles_out_of_order_or_repeated_are_refused(
+    database: Database, instrument: Instrument, order: list[int]
+) -> None:
+    with pytest.raises(ValueError, match="AAA/USDT are not in order, or one is there twice"):
+        write(database, instrument, random_candles(2, FIVE)[np.array(order)])
+
+
+def test_a_clock_set_back_revises_too(database: Database, instrument: Instrument) -> None:
+    candles = random_candles(2, FIVE)
+    write(database, instrument, candles, at=NOW + HOUR)
+    assert write(database, instrument, changed(candles, 0, 500.0), at=NOW) == Written(0, 1)
+    row = database.fetch_one("SELECT recorded_at, replaced_at FROM candle_revisions")
+    assert row == {"recorded_at": NOW + HOUR, "replaced_at": NOW + HOUR}
 
 
 @pytest.mark.parametrize("timeframe_s", [SIXTY, 4 * SIXTY, 1500])
@@ -190,9 +238,9 @@ def test_a_known_instrument_keeps_its_rules_and_takes_the_finest_timeframe(datab
 def test_known_series_tell_their_last_close(database: Database, instrument: Instrument) -> None:
     write(database, instrument, random_candles(3, FIVE))
     ask = ["AAA/USDT", "ZZZ/USDT"]
-    assert known_series(database, "test", ask, FIVE) == {"AAA/USDT": (instrument, to_unix(NOON))}
-    assert known_series(database, "test", ask, SIXTY) == {"AAA/USDT": (instrument, None)}
-    assert known_series(database, "elsewhere", ask, FIVE) == {}
+    assert known_series(database, "test", ask, FIVE, "real") == {"AAA/USDT": (instrument, to_unix(NOON))}
+    assert known_series(database, "test", ask, SIXTY, "real") == {"AAA/USDT": (instrument, None)}
+    assert known_series(database, "elsewhere", ask, FIVE, "real") == {}
 
 
 @pytest.mark.parametrize(
@@ -217,3 +265,12 @@ def test_a_lot_is_worth_at_most_one_and_a_tick_is_fine(price: float) -> None:
         assert size == size.quantize(QUANTUM) > 0  # as NUMERIC(28,8) holds it
     assert rules.lot_size * exact <= max(1, QUANTUM * exact)
     assert rules.tick_size <= max(exact * Decimal("1.000001e-6"), QUANTUM)  # the logarithm rounds
+
+
+def test_real_and_simulated_candles_of_one_series_never_mix(database: Database, instrument: Instrument) -> None:
+    with pytest.raises(JobError, match="stored here are real, these are simulated, and they never mix"):
+        known_series(database, "test", [instrument.symbol], FIVE, "simulated")
+    with pytest.raises(JobError, match="SEXTANT_HOME"):
+        add_instrument(database, "test", instrument.symbol, 60, default_rules(1.0), "simulated", NOW)
+    again = add_instrument(database, "test", instrument.symbol, FIVE, default_rules(1.0), "real", NOW)
+    assert again == instrument, "a refused one changes nothing"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import threading
+import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +17,8 @@ from apscheduler.schedulers.blocking import BlockingScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from pipeline import schedule
-from pipeline.schedule import cron_lines, cron_trigger, main, run_scheduler, start_job
+from pipeline.schedule import cron_lines, cron_trigger, keep_running, main, run_scheduler, start_job
+from shared.clock import SystemClock
 from shared.settings import ScheduledJob, Settings, load_settings
 from tests.helpers import NOON, DatabaseFor
 
@@ -57,15 +61,16 @@ def test_every_scheduled_module_is_there_to_be_run(shipped: Settings) -> None:
         module = importlib.import_module(job.module)
         assert callable(module.main)
     assert {job.module for job in shipped.schedule.values()} == {
-        "candles.backfill", "encoder.run_encoder", "meta_controller.run_metacontroller",
-        "policy.execution.sender", "policy.run_trader",
+        "candles.run_feed", "candles.backfill", "candles.quality", "encoder.run_encoder",
+        "meta_controller.run_metacontroller", "policy.execution.sender", "policy.run_trader",
     }  # fmt: skip
 
 
 def test_after_an_hour_closes_each_job_starts_after_what_it_reads(shipped: Settings) -> None:
-    when = {name: first_start(shipped, name, NOON) for name in shipped.schedule}
-    assert when["backfill"] < when["encoder"] < when["trader"]
-    assert when["backfill"] < when["meta"] < when["trader"]
+    hourly = [name for name in shipped.schedule if name not in ("backfill", "quality")]
+    when = {name: first_start(shipped, name, NOON) for name in hourly}
+    assert when["feed"] < when["encoder"] < when["trader"]
+    assert when["feed"] < when["meta"] < when["trader"]
     assert when["settle"] < when["trader"] < when["sender"]
 
 
@@ -76,7 +81,7 @@ def test_the_trader_does_not_start_before_the_delay_nor_the_sender_after_the_nex
     assert first_start(shipped, "sender", NOON) < next_open
 
 
-@pytest.mark.parametrize("name", ["backfill", "settle", "trader", "sender"])
+@pytest.mark.parametrize("name", ["feed", "settle", "trader", "sender"])
 def test_what_follows_the_base_candles_runs_once_for_each(shipped: Settings, name: str) -> None:
     found = starts(shipped.schedule[name], NOON, NOON + timedelta(hours=1))
     base_s = shipped.universe.base_timeframe_s
@@ -96,6 +101,12 @@ def test_cron_gets_a_line_a_job_with_its_times_its_delay_and_its_name(two: Setti
         assert f"'{sys.executable}' -m {job.module} >> " in line
         assert ("sleep 20 && " in line) == (name == "late")
         assert line.endswith(f"# {name}")
+
+
+def test_cron_runs_a_service_once_at_its_times(settings: Settings) -> None:
+    feed = ScheduledJob(module="candles.run_feed", cron="*/5 * * * *", service=True)
+    (line,) = jobs_of(cron_lines(settings.model_copy(update={"schedule": {"feed": feed}})))
+    assert "-m candles.run_feed --once >> " in line
 
 
 def test_the_shipped_schedule_has_as_many_cron_lines_as_settings(shipped: Settings) -> None:
@@ -187,3 +198,82 @@ def test_the_command_prints_cron_lines_or_says_what_is_wrong(
             assert main(arguments) == 2
             said = capsys.readouterr()
             assert (cause in said.err, said.out) == (True, "")
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_a_service_that_ends_is_started_anew_and_told_to_end_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = tmp_path / "lives"
+    code = (
+        "import pathlib, signal, sys, time\n"
+        f"lives = pathlib.Path({str(lives)!r})\n"
+        "first = not lives.exists()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (lives.write_text('ended'), sys.exit(0)))\n"
+        "lives.write_text('alive' if not first else 'died')\n"
+        "first or time.sleep(60)\n"
+        "sys.exit(3)\n"
+    )
+    monkeypatch.setattr(schedule, "RESTART_S", 0.05)
+    monkeypatch.setattr(schedule, "command", lambda job: python(code))
+    ending = threading.Event()
+    thread = threading.Thread(target=keep_running, args=("feed", TWO["quick"], ending))
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not (lives.exists() and lives.read_text() == "alive") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    ending.set()
+    thread.join(20)
+    assert lives.read_text() == "ended"
+    assert warnings(caplog) == [("WARNING", "service ended; it is started again", 3)]
+
+
+def test_a_service_that_does_not_heed_the_end_is_killed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = tmp_path / "ready"
+    code = (
+        "import pathlib, signal, time; signal.signal(15, signal.SIG_IGN)\n"
+        f"pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+    )
+    monkeypatch.setattr(schedule, "STOP_S", 0.1)
+    monkeypatch.setattr(schedule, "command", lambda job: python(code))
+    ending = threading.Event()
+    thread = threading.Thread(target=keep_running, args=("feed", TWO["quick"], ending))
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not ready.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    ending.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert [message for _, message, _ in warnings(caplog)] == ["service did not end when asked to: killed"]
+
+
+def test_the_scheduler_keeps_services_apart_and_wakes_who_asked_for_it(
+    two: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = {
+        "feed": ScheduledJob(module="json.tool", cron="* * * * *", service=True, wake=True),
+        "encoder": ScheduledJob(module="json.tool", cron="0 0 1 1 *", wake=True),
+        "trader": ScheduledJob(module="json.tool", cron="0 0 1 1 *"),
+    }
+    kept: list[str] = []
+    soon: list[str] = []
+
+    def started(scheduler: BlockingScheduler) -> None:
+        assert woken.wait(10)
+        limit = SystemClock().now() + timedelta(seconds=1)
+        kept.extend(job.id for job in scheduler.get_jobs())
+        soon.extend(job.id for job in scheduler.get_jobs() if getattr(job, "next_run_time", limit) < limit)
+
+    woken = threading.Event()
+    monkeypatch.setattr(schedule, "keep_running", lambda name, job, ending: served.append(name))
+    monkeypatch.setattr(schedule, "wake", lambda settings, run, ending: (run(), woken.set()))
+    monkeypatch.setattr(BlockingScheduler, "start", started)
+    served: list[str] = []
+    run_scheduler(two.model_copy(update={"schedule": jobs}))
+    assert (served, kept, soon) == (["feed"], ["encoder", "trader"], ["encoder"])

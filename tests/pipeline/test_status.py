@@ -81,7 +81,7 @@ def test_candles_jobs_and_models_are_shown_with_their_age(market: PaperMarket) -
     assert "done, as of 2024-06-01 12:10" in sender, "its clock was a replayed one"
     assert sender.endswith("12:52")
     (backfill,) = [line for line in lines if line.startswith("backfill ")]
-    assert (backfill.split()[1], backfill.split()[-1]) == ("never", "12:50")
+    assert (backfill.split()[1], backfill.split()[-1]) == ("never", "13:37")
 
 
 def test_a_jobs_failure_is_shown_with_its_reason(market: PaperMarket) -> None:
@@ -194,3 +194,24 @@ def test_the_command_shows_and_refuses_bad_settings(
     monkeypatch.setenv("SEXTANT_UNIVERSE__VENUEE", "x")
     assert status.main([]) == 2
     assert "SEXTANT_UNIVERSE__VENUEE" in capsys.readouterr().err
+
+
+def test_a_venue_is_shown_as_the_feed_saw_it_last(market: PaperMarket) -> None:
+    insert = """
+    INSERT INTO venue_checks (venue, status, clock_skew_s, recorded_at)
+    VALUES (%(venue)s, %(status)s, %(skew)s, %(at)s)
+    """
+    candles = market.database_for("candles")
+    for venue, state, skew, moment in (
+        ("test", "online", 0.2, "12:00"),
+        ("test", "cancel_only", -7.25, "12:29"),
+        ("simulated", "online", None, "12:28"),
+    ):
+        candles.execute(insert, {"venue": venue, "status": state, "skew": skew, "at": at(moment)})
+    lines = status.venue_lines(market.database_for("cli"), at("12:30"))
+    assert lines == ["simulated: online (2 min ago)", "test: cancel only, our clock 7.2 s behind (60 s ago)"]
+    assert all(line in shown(market, at("12:30")) for line in lines)
+
+
+def test_a_service_has_no_next_run(market: PaperMarket) -> None:
+    assert "always on" in next(line for line in shown(market, NOON).splitlines() if "run_feed" in line)

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from shared.clock import Timer
 from shared.exchanges.kraken import KrakenExchange
 
 NOW = 1_750_000_030  # 30 s into a minute: the candle that opened at NOW // 60 * 60 is not committed
@@ -49,6 +50,7 @@ class FakeKraken:
         self.now = NOW
         self.pairs: dict[str, Any] = dict(PAIRS)
         self.faults: list[Fault] = []
+        self.headers: dict[str, str] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.answers: dict[str, Answer] = {"AssetPairs": self._pairs, "OHLC": self._ohlc}
 
@@ -101,6 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         status, body = self.fake.respond(method, {key: values[0] for key, values in parse_qs(url.query).items()})
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
+        for name, value in self.fake.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -139,4 +143,4 @@ class Patience:
 
 def connect(uri: str, patience: Patience | None = None) -> KrakenExchange:
     patience = patience or Patience()
-    return KrakenExchange(uri=uri, sleep=patience.sleep, monotonic=patience.monotonic)
+    return KrakenExchange(uri, timer=Timer(patience.monotonic, patience.sleep))

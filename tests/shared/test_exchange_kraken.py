@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 
 import numpy as np
 import pytest
 
-from shared.exchanges import open_exchange
-from shared.exchanges.kraken import BACKOFF_S, MAX_TRIES, MIN_SPACING_S, KrakenExchange
+from shared.exchanges.kraken import PAIRS_TTL_S, KrakenExchange
+from shared.exchanges.paper import PaperExchange
 from shared.exchanges.protocol import ExchangeError
+from shared.exchanges.simulated import SimulatedExchange
+from shared.settings import FeedSettings
 from tests.shared.fake_kraken import NOW, SERVED, Answer, FakeKraken, Patience, api_error, connect, pair, serving
 
 RATE_LIMIT = api_error("EAPI:Rate limit exceeded")
 FIVE_MINUTES, HOUR = 300, 3_600
+TRIES, SPACING_S = 4, 1.0
 DAY_AGO = NOW - 86_400
 
 
@@ -193,20 +195,47 @@ def test_a_timeframe_kraken_does_not_serve_is_refused_unasked(
 def test_a_rate_limit_passes_with_patience(fake: FakeKraken, kraken: KrakenExchange, patience: Patience) -> None:
     fake.fail(RATE_LIMIT)
     assert kraken.resolve("BTC/USDT") == "BTC/USDT"
-    assert patience.naps == [BACKOFF_S]
+    assert kraken.calls.statistics()["troubles"] == {"rate_limited": 1}
 
 
 @pytest.mark.parametrize(
-    "fault", [RATE_LIMIT, api_error("EService:Unavailable"), (500, b"oops"), (502, b""), (429, b"slow down")]
+    ("fault", "kind"),
+    [
+        (RATE_LIMIT, "rate_limited"),
+        (api_error("EGeneral:Too many requests"), "rate_limited"),
+        (api_error("EService: Throttled: 1750000000"), "rate_limited"),
+        ((429, b"slow down"), "rate_limited"),
+        (api_error("EService:Unavailable"), "maintenance"),
+        (api_error("EService:Busy"), "server_error"),
+        (api_error("EGeneral:Internal error"), "server_error"),
+        ((500, b"oops"), "server_error"),
+        ((502, b""), "server_error"),
+        ((200, b"<html><title>Just a moment...</title></html>"), "not_json"),
+        ((200, b'{"error":[],"result":{"XBT'), "not_json"),
+        ((200, b""), "not_json"),
+        ((200, b'{"error":[],"result":null}'), "no_result"),
+        ((200, b"null"), "no_result"),
+        ((200, b"[1,2]"), "no_result"),
+        ((200, b'{"error":[],"result":{}}'), "no_result"),
+    ],
 )
-def test_trouble_that_stays_ends_in_an_error_after_four_tries(
-    fake: FakeKraken, kraken: KrakenExchange, patience: Patience, fault: tuple[int, bytes]
+def test_trouble_that_may_pass_is_asked_again_and_that_stays_ends_in_an_error_of_its_kind(
+    fake: FakeKraken, kraken: KrakenExchange, fault: tuple[int, bytes], kind: str
 ) -> None:
-    fake.fail(*[fault] * MAX_TRIES)
-    with pytest.raises(ExchangeError, match=r"kraken AssetPairs .* gave up after 4 tries"):
+    fake.fail(*[fault] * TRIES)
+    with pytest.raises(ExchangeError, match=r"kraken AssetPairs: .* gave up after 4 tries") as refused:
         kraken.resolve("BTC/USDT")
-    assert len(fake.asked) == MAX_TRIES
-    assert patience.naps == [BACKOFF_S, 2 * BACKOFF_S, 4 * BACKOFF_S]
+    assert refused.value.kind == kind
+    assert len(fake.asked) == TRIES
+    fake.fail(fault)
+    assert kraken.resolve("BTC/USDT") == "BTC/USDT"
+    assert kraken.calls.statistics()["troubles"] == {kind: TRIES + 1}
+
+
+def test_a_venue_that_asks_for_patience_gets_it(fake: FakeKraken, kraken: KrakenExchange, patience: Patience) -> None:
+    fake.headers, _ = {"Retry-After": "17"}, fake.fail((429, b"slow down"))
+    kraken.resolve("BTC/USDT")
+    assert sum(patience.naps) == 17
 
 
 def test_a_server_error_in_the_middle_of_candles_is_asked_again(fake: FakeKraken, kraken: KrakenExchange) -> None:
@@ -218,63 +247,95 @@ def test_a_server_error_in_the_middle_of_candles_is_asked_again(fake: FakeKraken
 def test_a_server_that_is_gone_is_an_exchange_error(fake: FakeKraken, patience: Patience) -> None:
     with serving(fake) as uri:
         kraken = connect(uri, patience)
-    with pytest.raises(ExchangeError, match="ConnectionError"):
+    with pytest.raises(ExchangeError, match="ConnectionError") as refused:
         kraken.resolve("BTC/USDT")
-    assert len(patience.naps) == MAX_TRIES - 1
+    assert refused.value.kind == "transport"
+
+
+def test_a_venue_that_does_not_answer_in_time_is_a_timeout(
+    fake: FakeKraken, kraken: KrakenExchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.exchanges.kraken.TIMEOUT_S", 0.05)
+    answer = fake.answers["AssetPairs"]
+    fake.answers["AssetPairs"] = lambda query: time.sleep(0.2) or answer(query)
+    with pytest.raises(ExchangeError, match="ReadTimeout") as refused:
+        kraken.resolve("BTC/USDT")
+    assert refused.value.kind == "timeout"
 
 
 @pytest.mark.parametrize(
-    ("fault", "excerpt"),
+    ("fault", "kind", "excerpt"),
     [
-        ((200, b"<html><title>Just a moment...</title></html>"), "Just a moment"),
-        ((403, b"no"), "403"),
-        ((200, b'{"error":[],"result":null}'), "no result"),
-        ((200, b"null"), "not an answer: None"),
-        ((200, b"[1,2]"), r"\[1, 2\]"),
-        (api_error("EQuery:Unknown asset pair"), "EQuery:Unknown asset pair"),
-        (api_error("EGeneral:Temporary lockout"), "Temporary lockout"),
-        ((200, b'{"error":[],"result":{"last":1}}'), "not candles"),
-        ((200, b'{"error":[],"result":{"XBTUSDT":[[1,"a"]],"last":1}}'), "not candles"),
-        ((200, b'{"error":[],"result":{"XBTUSDT":[[0,"1","1","1","NaN","1","1",1]],"last":1}}'), "not finite"),
-        ((200, b'{"error":[],"result":{"XBTUSDT":null,"last":1}}'), "not candles"),
+        ((403, b"no"), "venue_error", "403"),
+        (api_error("EQuery:Unknown asset pair"), "venue_error", "EQuery:Unknown asset pair"),
+        (api_error("EGeneral:Temporary lockout"), "venue_error", "Temporary lockout"),
+        ((200, b'{"error":[],"result":{"last":1}}'), "malformed", "'last': 1"),
+        ((200, b'{"error":[],"result":{"XBTUSDT":[]}}'), "malformed", "KeyError"),
+        ((200, b'{"error":[],"result":{"XBTUSDT":[[1,"a"]],"last":1}}'), "malformed", "ValueError"),
+        ((200, b'{"error":[],"result":{"XBTUSDT":[[0,"1","1","1","NaN","1","1",1]],"last":1}}'), "malformed", "finite"),
+        ((200, b'{"error":[],"result":{"XBTUSDT":null,"last":1}}'), "malformed", "TypeError"),
     ],
 )
 def test_an_answer_that_is_none_is_refused_at_once_and_quoted(
-    fake: FakeKraken, kraken: KrakenExchange, fault: tuple[int, bytes], excerpt: str
+    fake: FakeKraken, kraken: KrakenExchange, fault: tuple[int, bytes], kind: str, excerpt: str
 ) -> None:
     kraken.resolve("BTC/USDT")
     fake.fail(fault)
-    with pytest.raises(ExchangeError, match=rf"(?s)kraken OHLC .*'pair': 'XBTUSDT'.*{excerpt}"):
+    with pytest.raises(ExchangeError, match=rf"(?s)kraken OHLC .*'pair': 'XBTUSDT'.*{excerpt}") as refused:
         kraken.candles("BTC/USDT", HOUR, DAY_AGO, NOW)
+    assert refused.value.kind == kind
+    assert kraken.calls.statistics()["troubles"] == {kind: 1}
     assert len(fake.calls("OHLC")) == 1
-
-
-def test_an_empty_list_of_pairs_is_an_error_and_not_remembered(fake: FakeKraken, kraken: KrakenExchange) -> None:
-    fake.fail((200, b'{"error":[],"result":{}}'))
-    with pytest.raises(ExchangeError, match="no pair"):
-        kraken.resolve("BTC/USDT")
-    assert kraken.resolve("BTC/USDT") == "BTC/USDT"
 
 
 def test_calls_keep_a_second_of_distance(kraken: KrakenExchange, patience: Patience) -> None:
     kraken.candles("BTC/USDT", HOUR, DAY_AGO, NOW)
-    assert patience.naps == [MIN_SPACING_S]
+    assert sum(patience.naps) == SPACING_S
     patience.time += 10
     kraken.candles("BTC/USDT", HOUR, DAY_AGO, NOW)
-    assert patience.naps == [MIN_SPACING_S]
+    assert sum(patience.naps) == SPACING_S
 
 
-# --- the registry ---
+def test_pairs_are_asked_again_after_an_hour_so_a_delisting_is_noticed(
+    fake: FakeKraken, kraken: KrakenExchange, patience: Patience
+) -> None:
+    assert kraken.resolve("SOL/USD") == "SOL/USD"
+    del fake.pairs["SOLUSD"]
+    patience.time += PAIRS_TTL_S - 1
+    assert kraken.resolve("SOL/USD") == "SOL/USD"
+    patience.time += 2
+    with pytest.raises(ExchangeError, match="SOL/USD"):
+        kraken.resolve("SOL/USD")
 
 
-def test_a_defunct_or_unknown_venue_is_refused_with_the_choices() -> None:
-    with pytest.raises(ExchangeError, match=r"'ftx': FTX collapsed .* choose one of kraken, simulated"):
-        open_exchange("ftx")
-    with pytest.raises(ExchangeError, match=r"'krakne'.*kraken, simulated"):
-        open_exchange("krakne")
+def test_more_than_kraken_allows_is_refused_but_not_at_an_address_of_ones_own() -> None:
+    with pytest.raises(ExchangeError, match="requests_per_s"):
+        KrakenExchange(requests_per_s=2.0)
+    assert KrakenExchange(requests_per_s=0.5).capabilities.requests_per_s == 0.5
+    assert KrakenExchange("http://127.0.0.1:1", requests_per_s=50.0).capabilities.requests_per_s == 50.0
+    assert KrakenExchange.capabilities.requests_per_s == 1.0
 
 
-def test_importing_the_registry_loads_no_venue_library() -> None:
-    code = "import sys, shared.exchanges as e; e.open_exchange('simulated'); print('krakenex' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "False"
+# --- the stream ---
+
+
+def test_the_stream_goes_to_the_venues_address_with_the_feeds_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("shared.exchanges.kraken_stream.stream_kraken", lambda *arguments: asked.append(arguments))
+    KrakenExchange().stream(["BTC/USD"], 300)
+    feed = FeedSettings(silence_s=7.0, reconnect_s=2.0, reconnect_max_s=30.0)
+    PaperExchange(KrakenExchange(websocket_url="ws://127.0.0.1:9/v2")).stream(["BTC/USD"], 60, feed)
+    (url, symbols, timeframe_s, options), (own_url, _, _, own_options) = asked
+    assert (url, symbols, timeframe_s) == ("wss://ws.kraken.com/v2", ["BTC/USD"], 300)
+    assert (options.silence_s, options.reconnect_s, options.reconnect_max_s) == (5.0, 1.0, 60.0)
+    assert own_url == "ws://127.0.0.1:9/v2"
+    assert (own_options.silence_s, own_options.reconnect_s, own_options.reconnect_max_s) == (7.0, 2.0, 30.0)
+
+
+def test_paper_candles_offer_no_stream_and_no_trades_where_the_source_has_none() -> None:
+    paper = PaperExchange(SimulatedExchange())
+    assert not paper.capabilities.streams_candles
+    with pytest.raises(ExchangeError, match="simulated streams no candles"):
+        paper.stream(["SIM-BTC/USDT"], 300)
+    with pytest.raises(ExchangeError, match="simulated builds no candles"):
+        paper.candles_from_trades("SIM-BTC/USDT", 300, NOW - HOUR, NOW)

@@ -1,0 +1,147 @@
+"""What the venue does not have is written down once it is sure, and every hole of which it was asked is known."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from candles import backfill
+from candles.backfill import run_once
+from candles.store import Written, write_candles
+from shared.clock import ReplayClock, to_unix
+from shared.db import Database
+from shared.job import Outcome
+from shared.rows import Candles, Instrument
+from shared.settings import Settings
+from tests.candles.backfill_venue import (
+    FIVE,
+    A,
+    B,
+    TickingClock,
+    Venue,
+    gaps,
+    two_days,
+    until,
+    without,
+)
+from tests.helpers import NOON, DatabaseFor
+
+DAY_AGO = NOON - timedelta(days=1)
+FAST = 1_000.0  # requests a second: asked by threads, and not slowed down
+Run = Callable[..., Outcome]
+
+
+def minutes(n: float) -> timedelta:
+    return timedelta(minutes=n)
+
+
+@pytest.fixture
+def database(database_for: DatabaseFor) -> Database:
+    return database_for("candles")
+
+
+@pytest.fixture
+def run(database: Database, settings: Settings) -> Run:
+    def at(moment: datetime, venue: Venue, **arguments: Any) -> Outcome:
+        return run_once(ReplayClock(moment), database, settings, venue, **arguments)
+
+    return at
+
+
+def since(series: dict[str, Candles], at: datetime) -> dict[str, list[int]]:
+    return until({s: c[c.as_of > to_unix(at)] for s, c in series.items()}, to_unix(NOON))
+
+
+def slots(asked: list[tuple[str, int, int]]) -> list[tuple[str, int]]:
+    return [(symbol, close) for symbol, a, u in asked for close in range(a + FIVE, u + FIVE, FIVE)]
+
+
+def test_only_a_settled_absence_is_a_finding(run: Run, database: Database) -> None:
+    series = two_days()
+    holed = {A: without(series[A], NOON - minutes(5), DAY_AGO + minutes(5)), B: series[B]}
+    run(NOON, Venue(holed), span_from=DAY_AGO)
+    assert gaps(database) == [(NOON - minutes(5), 1, None)], "the other one is an edge"
+    run(NOON + minutes(5), Venue(holed))
+    assert gaps(database) == [(NOON - minutes(5), 1, "none")]
+    assert run(NOON + minutes(10), Venue(series)).result[A] == {"new": 2}, "a late one is taken while it is asked"
+
+
+def test_an_answer_that_waits_proves_nothing_about_the_time_it_waited(database: Database, settings: Settings) -> None:
+    clock, series = TickingClock(NOON), two_days()
+    late = {A: without(series[A], NOON - minutes(5))}
+    venue = Venue(late, before_answer=lambda symbol, asked: clock.forward(minutes(30)))
+    run_once(clock, database, settings, venue, DAY_AGO, symbols=[A])
+    assert gaps(database) == [(NOON - minutes(5), 1, None)]
+
+
+def test_holes_across_pages_are_known_as_one_and_a_recheck_fills_them(run: Run, database: Database) -> None:
+    series = two_days()
+    lost = [DAY_AGO + minutes(5 * n) for n in range(30, 140)]
+    venue = Venue({A: without(series[A], *lost), B: series[B]}, page=50)
+    run(NOON, venue, span_from=DAY_AGO)
+    assert gaps(database) == [(lost[0], 110, "none")]
+    venue.series, venue.asked = series, []
+    assert run(NOON, venue, span_from=DAY_AGO).status == "nothing"
+    assert venue.asked == [], "it was asked before"
+    assert run(NOON, venue, span_from=DAY_AGO, recheck=True).result[A] == {"new": 110}
+    assert gaps(database) == []
+
+
+def test_a_hole_that_was_asked_for_in_parts_before_it_had_an_end_is_known_at_the_next_look(
+    run: Run, database: Database
+) -> None:
+    series = two_days()
+    silent = {A: series[A][(series[A].as_of <= to_unix(DAY_AGO)) | (series[A].as_of > to_unix(NOON))]}
+    days = [DAY_AGO - minutes(60), NOON - minutes(720), NOON]
+    for begin, end in itertools.pairwise(days):
+        run(NOON + timedelta(days=1), Venue(silent), symbols=[A], span_from=begin, span_to=end)
+    run(NOON + minutes(60), Venue(silent), symbols=[A], span_from=NOON)
+    assert gaps(database) == [(DAY_AGO + minutes(5), 288, None)]
+    assert run(NOON + minutes(60), Venue(silent), symbols=[A]).status == "nothing"
+    assert gaps(database) == [(DAY_AGO + minutes(5), 288, "none")]
+
+
+def test_instruments_are_written_in_the_order_in_which_every_writer_locks_them(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venue, written = Venue(two_days()), list[int]()
+
+    def spy(database: Database, instrument: Instrument, *others: Any) -> Written:
+        written.append(instrument.id)
+        return write_candles(database, instrument, *others)
+
+    run(NOON, venue, symbols=[B, A])
+    monkeypatch.setattr(backfill, "write_candles", spy)
+    run(NOON + minutes(5), venue, symbols=[A, B])
+    assert written == sorted(written)
+    assert len(set(written)) == 2
+
+
+def test_a_candle_that_was_refused_is_not_said_to_be_none(run: Run, database: Database) -> None:
+    series = two_days()
+    c, at = series[A], int(np.searchsorted(series[A].as_of, to_unix(NOON - minutes(120))))
+    close = c.close.copy()
+    close[at] = np.nan
+    bad = without(Candles(c.as_of, c.open, c.high, c.low, close, c.volume, c.trades), NOON - minutes(180))
+    assert run(NOON, Venue({A: bad, B: series[B]}), span_from=DAY_AGO).result[A]["refused"] == {"price": 1}
+    assert gaps(database) == [(NOON - minutes(180), 1, "none"), (NOON - minutes(120), 1, None)]
+    assert len(database.fetch("SELECT id FROM quarantine WHERE reason = 'price'")) == 1
+    assert run(NOON, Venue(series), span_from=DAY_AGO).result[A] == {"new": 1}
+
+
+def test_a_dead_symbol_costs_one_short_question_a_tick_and_one_row_a_day(run: Run, database: Database) -> None:
+    series = two_days()
+    dead = {A: series[A][series[A].as_of <= to_unix(NOON - minutes(45))]}
+    venue = Venue(dead)
+    run(NOON - minutes(45), venue, symbols=[A])
+    venue.asked.clear()
+    for tick in range(0, 4 * 288, 23):
+        run(NOON + minutes(5 * tick), venue, symbols=[A])
+    assert max(end - begin for _, begin, end in venue.asked) <= 2 * 86_400
+    checks = database.fetch("SELECT until FROM gap_checks WHERE after >= %(after)s", {"after": NOON - minutes(45)})
+    assert len(checks) == 4
