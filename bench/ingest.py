@@ -13,7 +13,8 @@ again 9.8 and 10.9, memory 0.99 and 1.05 times that after one file: met. Reading
 arrays of it, but 3.2 times as fast as fetchall alone: the aim of 5 is met for the same job and missed if fetchall
 alone is meant. Tried to get there, one run, query only, 500,000 candles (fetchall alone 0.61 s): seven string_agg in
 text form, as before, 0.35 s, in binary form 0.20 s; one string_agg of whole records (kept) 0.18 s; array_send 0.28 s;
-record_send 0.36 s; COPY TO 1.06 s; without ORDER BY by parallel workers, sorted here, no faster. A scan that sends nothing takes 0.03 to 0.04 s; the rest goes into sending.
+record_send 0.36 s; COPY TO 1.06 s; without ORDER BY by parallel workers, sorted here, no faster. A scan that sends
+nothing takes 0.03 to 0.04 s; the rest goes into sending.
 """
 
 from __future__ import annotations

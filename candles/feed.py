@@ -20,7 +20,7 @@ from candles.feed_threads import OneAtATime, Workers
 from candles.feed_venue import Skew, VenueCheck, check_venue, count_troubles
 from candles.store import Written
 from shared.alerts import Severity
-from shared.clock import Clock, to_unix
+from shared.clock import Clock, ClockUnavailable, to_unix
 from shared.db import Database, DatabaseError, DatabaseUnavailable
 from shared.exchanges import Exchange, ExchangeError
 from shared.exchanges.protocol import (
@@ -137,7 +137,7 @@ class Feed:
         while True:
             try:
                 self._now = await self._clock_thread.run(self._clock.now)
-            except OSError as error:  # an emulator's clock
+            except ClockUnavailable as error:
                 self._count("clock", error)
             now, monotonic = to_unix(self._now), _monotonic()
             for watched in self._watched:
@@ -336,7 +336,7 @@ class Feed:
     async def _look_at_venue(self) -> None:
         try:
             check = await self._venue_threads.run(check_venue, self._exchange, self._clock)
-        except OSError as error:  # an emulator's clock
+        except ClockUnavailable as error:
             self._count("clock", error)
             return
         skew = check.skew(self._settings.skew_limit_s)

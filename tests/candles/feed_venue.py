@@ -10,7 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from candles.run_feed import run_feed
-from shared.clock import from_unix
+from shared.clock import ClockUnavailable, from_unix
 from shared.db import Database, role_url
 from shared.exchanges.protocol import (
     CandleUpdate,
@@ -44,6 +44,7 @@ class Venue:
             symbol: random_candles(400, STEP, seed=i, end=START + 100 * STEP) for i, symbol in enumerate((A, B))
         }
         self.unix = float(START + 10)
+        self.without_clock = False
         self.skew_s = 0.0  # our clock is ahead of the venue's by so much
         self.said: VenueStatus = "online"
         self.broken: dict[str, str] = {}  # symbol -> kind of error
@@ -53,6 +54,8 @@ class Venue:
     # --- Clock ---
 
     def now(self) -> datetime:
+        if self.without_clock:
+            raise ClockUnavailable("no answer")
         return from_unix(self.unix)
 
     # --- Exchange ---

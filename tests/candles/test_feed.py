@@ -129,6 +129,17 @@ def test_a_venue_without_a_stream_is_polled_after_each_close(database: Database,
     assert "feed-degraded:test" not in alerts(database)
 
 
+def test_an_emulators_clock_that_is_away_is_waited_for(database: Database, live: Settings) -> None:
+    venue = Venue()
+    with Running(venue, live) as feed:
+        wait_until(lambda: has(database, B, START), "the first candles")
+        venue.without_clock = True
+        time.sleep(0.5)
+        venue.without_clock, venue.unix = False, venue.unix + STEP
+        wait_until(lambda: has(database, B, START + STEP), "the next candle")
+    assert feed.counts["clock"] > 0
+
+
 def test_a_streamed_candle_is_stored_at_the_next_one_without_a_question(database: Database, live: Settings) -> None:
     slow = live.model_copy(update={"feed": FEED.model_copy(update={"grace_s": 100.0})})
     venue = Venue(streams=True)
