@@ -124,7 +124,8 @@ def as_text(report: Report) -> str:
     if not report.series and not report.quarantined:
         return "No candles are stored yet; run `make backfill` or `make import-csv FILE=…`."
     parts = [
-        ("Candles", [_SERIES_HEAD, *map(_series_line, report.series)]),
+        ("Candles", _coverage(report.series)),
+        ("What is odd in them", _oddities(report.series)),
         ("Worth a look, by close (the worst three of each)", list(_events(report.series))),
         ("Candles made of finer ones, against the stored ones", _timeframes(report.timeframes)),
         ("The same asset on two venues: |ln(close / close)|", _venues(report.venues)),
@@ -157,19 +158,24 @@ def move(ln_ratio: float) -> str:
     return f"{'×' if ln_ratio > 0 else '÷'}{factor:,.{1 if factor < 100 else 0}f}"
 
 
-_SERIES_HEAD = [
-    "series", "from", "to", "candles", "missing", "share", "gaps", "known", "longest", "outliers", "spikes", "stuck",
-    "no volume", "revised", "duplicates", "refused", "",
-]  # fmt: skip
+def _coverage(series: Sequence[SeriesQuality]) -> list[list[str]]:
+    rows = [["series", "from", "to", "candles", "missing", "share", "gaps", "known", "longest"]]
+    for s in series:
+        g = s.gaps
+        counts = [f"{s.rows:,}", f"{g.missing:,}", f"{g.share:.2%}", f"{g.count:,}", f"{g.known:,}"]
+        longest = duration(g.longest * s.timeframe_s) if g.longest else "-"
+        rows.append([s.name, f"{s.first:%Y-%m-%d}", _time(s.last), *counts, longest])
+    return rows[len(rows) == 1 :]
 
 
-def _series_line(s: SeriesQuality) -> list[str]:
-    return [
-        s.name, f"{s.first:%Y-%m-%d}", _time(s.last), f"{s.rows:,}", f"{s.gaps.missing:,}", f"{s.gaps.share:.2%}",
-        f"{s.gaps.count:,}", f"{s.gaps.known:,}", duration(s.gaps.longest * s.timeframe_s) if s.gaps.longest else "-",
-        f"{s.outliers.count:,}", f"{s.spikes.count:,}", f"{s.stuck.count:,}", f"{s.zero_volume / s.rows:.2%}",
-        f"{s.revisions.count:,}", f"{s.duplicates:,}", f"{sum(s.refused.values()):,}", "stopped" if s.stopped else "",
-    ]  # fmt: skip
+def _oddities(series: Sequence[SeriesQuality]) -> list[list[str]]:
+    rows = [["series", "outliers", "spikes", "stuck", "no volume", "revised", "duplicates", "refused", ""]]
+    for s in series:
+        counts = [s.outliers.count, s.spikes.count, s.stuck.count, s.revisions.count, s.duplicates]
+        shown = [f"{n:,}" for n in (*counts, sum(s.refused.values()))]
+        shown.insert(3, f"{s.zero_volume / s.rows:.2%}")
+        rows.append([s.name, *shown, "stopped" if s.stopped else ""])
+    return rows[len(rows) == 1 :]
 
 
 def _events(series: Sequence[SeriesQuality]) -> Iterator[list[str]]:
