@@ -148,7 +148,9 @@ def _store(run: _Import, series: Series, parsed: Parsed, name: str) -> dict[str,
                 )
             result |= {"new": written.new, "revised": written.revised}
             result["series"] = f"{venue} {symbol} {timeframe_s} s"
-            result["unchanged"] = len(candles) - written.new - written.revised
+            result["unchanged"] = len(candles) - written.new - written.revised - written.kept
+            if written.kept:  # fetch them anew to learn who is right: an export may end in an open candle
+                result["differ_from_the_venues_own_which_stay"] = written.kept
             result["span"] = f"{from_unix(int(candles.as_of[0]))} to {from_unix(int(candles.as_of[-1]))}"
     if parsed.refused:
         result["refused"] = parsed.refused_counts

@@ -10,8 +10,8 @@ from datetime import datetime
 
 import numpy as np
 
-from candles.validate import BoolArray
 from shared.clock import from_unix
+from shared.market_data import BoolArray, gap_mask
 from shared.rows import Candles, FloatArray, IntArray
 
 WORST = 3
@@ -108,7 +108,7 @@ def find_outliers(candles: Candles, timeframe_s: int) -> tuple[Found, Found]:
     jumps as far and the next one takes back three quarters of it.
     """
     n = len(candles)
-    adjacent = np.diff(candles.as_of) == timeframe_s  # [n - 1]: step i leads from candle i to i + 1
+    adjacent = ~gap_mask(candles.as_of, timeframe_s)[1:]  # [n - 1]: step i leads from candle i to i + 1
     if not adjacent.any():
         return Found(0, ()), Found(0, ())
     returns = np.diff(np.log(candles.close))
@@ -152,7 +152,7 @@ def _deviations(distances: FloatArray) -> FloatArray:
 
 def find_stuck(candles: Candles, timeframe_s: int) -> Found:
     """Runs of at least 5 adjacent candles with the same four prices; size and time are a run's length and end."""
-    alike = np.diff(candles.as_of) == timeframe_s
+    alike = ~gap_mask(candles.as_of, timeframe_s)[1:]
     for prices in (candles.open, candles.high, candles.low, candles.close):
         alike &= prices[1:] == prices[:-1]
     edges = np.flatnonzero(np.diff(np.r_[False, alike, False])).reshape(-1, 2)  # candles edge 0 to edge 1, both incl.

@@ -1,43 +1,50 @@
 """Writing candles: what is new is appended, what changed is revised, and coarser candles follow.
 
 A revised candle keeps its former values in candle_revisions. Candles are equal when their five numbers are, bit
-for bit; a number of trades is revised by another one and never by "unknown". A derived candle never replaces one
-that the venue gave. Where the venue gives one that was derived, their volumes are sums in different order: they are
-equal within rounding, and the derived candle stays as it is.
+for bit; a number of trades is revised by another one and never by "unknown". What the venue itself gave is replaced
+by the venue only, what a file gave also by a file, and a derived candle by anything: an export may end in a candle that
+was still open. Where a candle was derived and another source has it, too, their volumes are sums in different order:
+they are equal within rounding, and the derived candle stays as it is.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from candles.binary_copy import copy_candles
 from candles.derive import derive_candles
 from shared.clock import from_unix, to_unix
 from shared.db import Database, load_queries
 from shared.job import JobError
-from shared.market_data import SENT_CANDLE, BoolArray, read_candles, read_records, sent_candles
+from shared.market_data import SENT_CANDLE, read_candles, read_records, sent_candles
 from shared.rows import CANDLE_FIELDS, UNKNOWN_TRADES, Candles, Instrument, InstrumentRules, IntArray
 
 ROWS_A_STATEMENT = 20_000
-STORED_CANDLE = np.dtype([*SENT_CANDLE, ("derived", np.bool_)])
+STORED_CANDLE = np.dtype([*SENT_CANDLE, ("rank", np.int8)])
+RankArray = NDArray[np.int8]
+DERIVED, FILE, VENUE = 0, 1, 2  # ranks of sources; the query stored_candles knows them, too
 PRICES = CANDLE_FIELDS[1:5]
 SUM_ROUNDING = 1e-9  # relative; a sum of a few hundred volumes, in float64 or as text of eight decimals, is far closer
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
+    """``kept`` are stored candles that differ and stay: their source ranks higher."""
+
     new: int = 0
     revised: int = 0
+    kept: int = 0
 
     def __add__(self, other: Written) -> Written:
-        return Written(self.new + other.new, self.revised + other.revised)
+        return Written(self.new + other.new, self.revised + other.revised, self.kept + other.kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +57,9 @@ class Target:
     recorded_at: datetime
 
     @property
-    def derived(self) -> bool:
-        return self.source.startswith("derived:")
+    def rank(self) -> int:
+        kind, colon, _ = self.source.partition(":")
+        return {"derived": DERIVED, "file": FILE}.get(kind, VENUE) if colon else VENUE
 
     def params(self, **others: Any) -> dict[str, Any]:
         return {
@@ -68,6 +76,7 @@ class Difference:
 
     new: Candles
     revised: Candles
+    kept: int
 
 
 def default_rules(price: float) -> InstrumentRules:
@@ -105,6 +114,14 @@ def add_instrument(
     if not added:
         raise _mixed(venue, symbol, provenance)
     return added[0]
+
+
+def refresh_rules(database: Database, instrument: Instrument, rules: InstrumentRules) -> Instrument:
+    """The instrument under the venue's rules of today: a file states none, and venues change theirs."""
+    if rules == InstrumentRules(instrument.tick_size, instrument.lot_size, instrument.min_notional):
+        return instrument
+    database.execute(load_queries("candles")["refresh_rules"], {"id": instrument.id} | asdict(rules))
+    return replace(instrument, tick_size=rules.tick_size, lot_size=rules.lot_size, min_notional=rules.min_notional)
 
 
 def _mixed(venue: str, symbol: str, provenance: str) -> JobError:
@@ -184,36 +201,35 @@ def _upsert(database: Database, to: Target, candles: Candles) -> tuple[Written, 
     queries = load_queries("candles")
     span = {"first": from_unix(int(candles.as_of[0])), "last": from_unix(int(candles.as_of[-1]))}
     records = read_records(database, queries["stored_candles"], to.params(**span), STORED_CANDLE)
-    found = compare(candles, sent_candles(records), records["derived"], to.derived)
+    found = compare(candles, sent_candles(records), records["rank"], to.rank)
     if len(found.new):
         copy_candles(database, to.instrument_id, to.timeframe_s, found.new, to.source, to.recorded_at)
     if len(found.revised):
         columns = {name: getattr(found.revised, name).tolist() for name in CANDLE_FIELDS}
         database.execute(queries["revise_candles"], to.params(**columns))
     touched = np.union1d(found.new.as_of, found.revised.as_of)
-    return Written(len(found.new), len(found.revised)), touched
+    return Written(len(found.new), len(found.revised), found.kept), touched
 
 
-def compare(candles: Candles, stored: Candles, stored_derived: BoolArray, derived: bool) -> Difference:
-    """What of ``candles`` is new or differs from ``stored`` (both sorted, unique).
+def compare(candles: Candles, stored: Candles, ranks: RankArray, rank: int) -> Difference:
+    """What of ``candles``, of a source of that ``rank``, is new or differs from ``stored`` (both sorted, unique).
 
-    ``stored_derived``, shape (len(stored),), says which of the stored candles were derived, ``derived`` whether
-    the candles to write are.
+    ``ranks``, shape (len(stored),), are those of the stored candles' sources.
     """
     places = stored.as_of.searchsorted(candles.as_of)
     known = np.zeros(len(candles), bool)
     inside = places < len(stored)
     known[inside] = stored.as_of[places[inside]] == candles.as_of[inside]
-    again, former, was_derived = candles[known], stored[places[known]], stored_derived[places[known]]
+    again, former, held = candles[known], stored[places[known]], ranks[places[known]]
     again = replace(again, trades=np.where(again.trades == UNKNOWN_TRADES, former.trades, again.trades))
     differs = again.volume.view(np.int64) != former.volume.view(np.int64)  # as bits: 0.0 and -0.0 are not the same
-    if not derived:
-        rounded = np.abs(again.volume - former.volume) <= SUM_ROUNDING * former.volume
-        differs &= ~(was_derived & rounded)
+    rounded = np.abs(again.volume - former.volume) <= SUM_ROUNDING * former.volume
+    differs &= ~(rounded & ((held == DERIVED) != (rank == DERIVED)))
     differs |= again.trades != former.trades
     for name in PRICES:
         differs |= getattr(again, name).view(np.int64) != getattr(former, name).view(np.int64)
-    return Difference(candles[~known], again[differs & was_derived if derived else differs])
+    kept = differs & (held > rank)
+    return Difference(candles[~known], again[differs & ~kept], int(np.count_nonzero(kept)))
 
 
 def _derive(database: Database, base: Target, coarse: Target, touched: IntArray, newest: int | None) -> IntArray:

@@ -111,16 +111,6 @@ def count_reasons(codes: CodeArray) -> dict[str, int]:
     return {reason: int(n) for reason, n in zip(REASONS, found, strict=True) if n}
 
 
-def check_candles(candles: Candles, timeframe_s: int, now: int) -> tuple[BoolArray, dict[str, int]]:
-    """Which rows may be stored, and how many may not, by reason.
-
-    Rows may come in any order; the mask follows it. ``timeframe_s`` in seconds, ``now`` in Unix seconds: a candle
-    that closes later is 'future'. Trades of -1 mean that the venue does not say.
-    """
-    codes = reason_codes(candles, timeframe_s, now)
-    return codes == KEPT, count_reasons(codes)
-
-
 def out_of_order(candles: Candles) -> int:
     """How many rows come after a row of a later time."""
     return int(np.count_nonzero(candles.as_of < np.maximum.accumulate(candles.as_of)))

@@ -54,7 +54,13 @@ def keep_running(name: str, job: ScheduledJob, ending: threading.Event) -> None:
     wait_s = RESTART_S
     while not ending.is_set():
         started = time.monotonic()
-        process = subprocess.Popen(command(job), cwd=PROJECT)  # noqa: S603
+        try:
+            process = subprocess.Popen(command(job), cwd=PROJECT)  # noqa: S603
+        except OSError as error:  # no memory, no process to be had: it may pass
+            log.error("service cannot be started", extra={"job": name, "why": str(error), "wait_s": wait_s})
+            ending.wait(wait_s)
+            wait_s = min(2 * wait_s, RESTART_MAX_S)
+            continue
         while process.poll() is None and not ending.wait(0.2):
             pass
         if ending.is_set():

@@ -141,17 +141,22 @@ def doubts_without_policy(market: Market) -> str:
 
 
 def _venue_doubt(clock: Clock, database: Database, settings: Settings, wallet: Mapping[str, Any]) -> str:
-    """What the feed saw of the wallet's venue that forbids entries. No feed, no word: stale candles are told apart."""
-    now = clock.now()
-    params = {"venue": wallet["venue"], "now": now, "since": now - VENUE_CHECK_HOLDS}
-    check = database.fetch_one(load_queries("policy")["newest_venue_check"], params)
+    """What the feed saw of the wallet's venue that forbids entries, or that it stopped looking.
+
+    A venue that no feed ever looked at (simulated, files) has no clock to be wrong about.
+    """
+    venue, now = wallet["venue"], clock.now()
+    check = database.fetch_one(load_queries("policy")["newest_venue_check"], {"venue": venue, "now": now})
     if check is None:
         return ""
+    if now - check["recorded_at"] >= VENUE_CHECK_HOLDS:
+        since = f"{check['recorded_at']:%Y-%m-%d %H:%M}"
+        return f"nobody has looked at {venue} and its clock since {since}: is the feed running?"
     if check["status"] != "online":
-        return f"{wallet['venue']} is {check['status'].replace('_', ' ')}"
+        return f"{venue} is {check['status'].replace('_', ' ')}"
     skew = check["clock_skew_s"] or 0.0
-    if abs(skew) > settings.feed.skew_limit_s:
-        return f"this machine's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} {wallet['venue']}'s"
+    if abs(skew) - (check["round_trip_s"] or 0.0) / 2 > settings.feed.skew_limit_s:  # the answer's age is in doubt
+        return f"this machine's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} {venue}'s"
     return ""
 
 

@@ -29,6 +29,13 @@ Params = Mapping[str, Any]
 DatabaseError = psycopg.Error
 
 CONNECT_TIMEOUT_S = 10
+# A server that vanished without a word (TCP only): noticed within a minute, not after the kernel's two hours.
+KEEPALIVE: dict[str, Any] = {
+    "keepalives_idle": 20,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
 
 
 class DatabaseUnavailable(SextantError):
@@ -90,7 +97,8 @@ class Database:
             return cursor.execute(query, params).fetchall()
 
     def notifications(self, timeout_s: float) -> list[str]:
-        """The payloads of the first notifications that come within ``timeout_s``; what to LISTEN to is a query."""
+        """Waits up to ``timeout_s`` for a notification; its payload, and of those that came with it. What to LISTEN
+        to is a query."""
         return [notification.payload for notification in self.connection.notifies(timeout=timeout_s, stop_after=1)]
 
     def close(self) -> None:
@@ -102,7 +110,7 @@ class Database:
 def connect(url: str) -> Connection:
     """A connection in UTC, each statement its own transaction; DatabaseUnavailable says why it failed."""
     try:
-        connection = psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+        connection = psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, **KEEPALIVE)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"cannot connect to PostgreSQL: {str(error).strip()}") from error
     if connection.info.parameter_status("TimeZone") != "UTC":

@@ -108,6 +108,8 @@ CREATE TABLE IF NOT EXISTS gap_checks (
     CHECK (until > after)
 );
 CREATE INDEX IF NOT EXISTS checks_of_a_series ON gap_checks (instrument_id, timeframe_s, after);
+CREATE INDEX IF NOT EXISTS checks_around_a_hole ON gap_checks
+    USING gist (int4range(instrument_id, instrument_id, '[]'), tstzrange(after, until, '(]'));
 
 -- The holes inside each series: candles with after < as_of <= until are missing; finding is NULL until the
 -- venue was asked about the whole of the hole.
@@ -119,8 +121,9 @@ FROM (SELECT instrument_id, timeframe_s, as_of AS after,
                  - make_interval(secs => timeframe_s) AS until
       FROM market_data) g
 LEFT JOIN LATERAL (SELECT finding, recorded_at FROM gap_checks c
-                   WHERE c.instrument_id = g.instrument_id AND c.timeframe_s = g.timeframe_s
-                     AND c.after <= g.after AND c.until >= g.until
+                   WHERE int4range(c.instrument_id, c.instrument_id, '[]') @> g.instrument_id
+                     AND tstzrange(c.after, c.until, '(]') @> tstzrange(g.after, g.until, '(]')
+                     AND c.timeframe_s = g.timeframe_s
                    ORDER BY c.id DESC LIMIT 1) c ON true
 WHERE g.until > g.after;
 
@@ -489,6 +492,7 @@ CREATE TABLE IF NOT EXISTS job_runs (
     error      text
 );
 CREATE INDEX IF NOT EXISTS newest_run_of_a_job ON job_runs (job, id DESC);
+CREATE INDEX IF NOT EXISTS unfinished_runs ON job_runs (job) WHERE status = 'running';
 
 -- What a person should look at. Written by every layer (row policy); one row a key and day.
 CREATE TABLE IF NOT EXISTS alerts (

@@ -9,6 +9,11 @@ ON CONFLICT (venue, symbol) DO UPDATE SET base_timeframe_s = LEAST(instruments.b
 WHERE instruments.provenance = excluded.provenance
 RETURNING id, venue, symbol, base_timeframe_s, tick_size, lot_size, min_notional, provenance
 
+-- name: refresh_rules
+-- What the venue demands of an order today.
+UPDATE instruments SET tick_size = %(tick_size)s, lot_size = %(lot_size)s, min_notional = %(min_notional)s
+WHERE id = %(id)s
+
 -- name: known_series
 -- The known instruments of a venue, each with the last close stored at this timeframe.
 SELECT i.id, i.venue, i.symbol, i.base_timeframe_s, i.tick_size, i.lot_size, i.min_notional, i.provenance,
@@ -21,10 +26,11 @@ FROM instruments i WHERE i.venue = %(venue)s AND i.symbol = ANY (%(symbols)s)
 SELECT pg_advisory_xact_lock(1397184340, %(instrument_id)s)
 
 -- name: stored_candles
--- Like read_candles; after each candle a byte that says whether it was derived.
+-- Like read_candles; after each candle a byte with the rank of its source (candles/store.py).
 SELECT string_agg(timestamptz_send(as_of) || float8send(open) || float8send(high) || float8send(low)
                   || float8send(close) || float8send(volume) || int4send(coalesce(trades, -1))
-                  || CASE WHEN source LIKE 'derived:%%' THEN '\x01'::bytea ELSE '\x00'::bytea END, '' ORDER BY as_of)
+                  || CASE WHEN source LIKE 'derived:%%' THEN '\x00'::bytea WHEN source LIKE 'file:%%' THEN '\x01'::bytea
+                          ELSE '\x02'::bytea END, '' ORDER BY as_of)
 FROM market_data
 WHERE instrument_id = %(instrument_id)s AND timeframe_s = %(timeframe_s)s
   AND as_of >= %(first)s AND as_of <= %(last)s

@@ -43,9 +43,9 @@ CROSS JOIN LATERAL (SELECT as_of FROM market_data m
                     ORDER BY as_of DESC LIMIT 1) newest
 
 -- name: newest_venue_check
--- How a venue was when the feed looked at it last, unless that is too long ago to mean anything.
-SELECT status, clock_skew_s FROM venue_checks
-WHERE venue = %(venue)s AND recorded_at <= %(now)s AND recorded_at > %(since)s
+-- How a venue was when the feed looked at it last.
+SELECT status, clock_skew_s, round_trip_s, recorded_at FROM venue_checks
+WHERE venue = %(venue)s AND recorded_at <= %(now)s
 ORDER BY recorded_at DESC, id DESC LIMIT 1
 
 -- name: settle_orders

@@ -14,7 +14,8 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from candles import csv_rows
-from candles.candle_files import FileRefused, check_candles, read_candle_file
+from candles.candle_files import FileRefused, read_candle_file
+from candles.validate import KEPT, count_reasons, reason_codes
 from shared.rows import CANDLE_FIELDS, Candles
 from tests.candles.damaged_csv import DAMAGES, GOOD, HEADER, HOUR, NOW, T0, hours, iso, lines, read, row, six
 
@@ -271,11 +272,10 @@ def test_what_is_kept_does_not_depend_on_the_order(order: list[str], tmp_path_fa
 def test_candles_of_a_venue_are_judged_in_their_order() -> None:
     as_of = [T0 + i * HOUR for i in (2, 1, 1, 3, 1001)]
     candles = Candles.from_columns([as_of, [10] * 5, [12] * 5, [9] * 5, [11] * 5, [1, 1, 1, float("nan"), 1], [-1] * 5])
-    keep, reasons = check_candles(candles, HOUR, NOW)
-    assert keep.tolist() == [True, True, False, False, False]
-    assert reasons == {"future": 1, "volume": 1, "duplicate": 1}
-    keep, reasons = check_candles(Candles.empty(), HOUR, NOW)
-    assert (keep.tolist(), reasons) == ([], {})
+    codes = reason_codes(candles, HOUR, NOW)
+    assert (codes == KEPT).tolist() == [True, True, False, False, False]
+    assert count_reasons(codes) == {"future": 1, "volume": 1, "duplicate": 1}
+    assert reason_codes(Candles.empty(), HOUR, NOW).tolist() == []
 
 
 # --- real files --------------------------------------------------------------------------------------------

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from psycopg import Rollback
 
 from candles import store
-from candles.store import Written, add_instrument, default_rules, known_series, write_candles
+from candles.store import Written, add_instrument, default_rules, known_series, refresh_rules, write_candles
 from shared.clock import to_unix
 from shared.db import Database
 from shared.job import JobError
 from shared.market_data import read_candles
 from shared.money import QUANTUM
-from shared.rows import UNKNOWN_TRADES, Candles, Instrument
+from shared.rows import UNKNOWN_TRADES, Candles, Instrument, InstrumentRules
 from tests.helpers import NOON, DatabaseFor, random_candles
 
 HOUR = timedelta(hours=1)
@@ -146,6 +146,19 @@ def test_volumes_that_differ_by_rounding_only_are_no_revision_of_a_derived_hour(
     assert write(database, instrument, own, timeframe_s=SIXTY, source="venue") == Written()
     again = changed_volume(own, 1 + 1e-10)
     assert write(database, instrument, again, timeframe_s=SIXTY, source="venue") == Written(0, revised)
+
+
+def test_a_file_never_replaces_what_the_venue_itself_gave_but_another_file_does(
+    database: Database, instrument: Instrument
+) -> None:
+    candles = random_candles(3, FIVE)
+    other = changed(candles, 2, 500.0)
+    write(database, instrument, candles, source="file:a.csv")
+    assert write(database, instrument, other, source="file:b.csv") == Written(0, 1)
+    assert write(database, instrument, candles, source="venue") == Written(0, 1)
+    assert write(database, instrument, other, source="file:c.csv") == Written(kept=1)
+    assert write(database, instrument, candles, source="file:c.csv") == Written()
+    assert {row["high"] for row in database.fetch(ROWS)} == set(candles.high.tolist())
 
 
 def changed_volume(candles: Candles, factor: float) -> Candles:
@@ -274,3 +287,11 @@ def test_real_and_simulated_candles_of_one_series_never_mix(database: Database, 
         add_instrument(database, "test", instrument.symbol, 60, default_rules(1.0), "simulated", NOW)
     again = add_instrument(database, "test", instrument.symbol, FIVE, default_rules(1.0), "real", NOW)
     assert again == instrument, "a refused one changes nothing"
+
+
+def test_the_venues_rules_of_today_take_the_place_of_guessed_ones(database: Database, instrument: Instrument) -> None:
+    assert refresh_rules(database, instrument, default_rules(100.0)) == instrument
+    finer = InstrumentRules(Decimal("0.1"), Decimal("0.002"), Decimal(5))
+    refreshed = refresh_rules(database, instrument, finer)
+    assert (refreshed.tick_size, refreshed.lot_size, refreshed.min_notional) == (finer.tick_size, finer.lot_size, 5)
+    assert known_series(database, "test", [instrument.symbol], FIVE, "real")[instrument.symbol][0] == refreshed

@@ -54,6 +54,10 @@ class Row:
     def derived(self) -> bool:
         return self.source.startswith("derived:")
 
+    @property
+    def rank(self) -> int:
+        return 0 if self.derived else 1 if self.source.startswith("file:") else 2
+
 
 @dataclass
 class Model:
@@ -65,10 +69,11 @@ class Model:
     def write(self, timeframe_s: int, candles: list[tuple[int, Row]]) -> Written:
         outcomes = [self.write_one((timeframe_s, as_of), row) for as_of, row in candles]
         if timeframe_s == HALF:
-            changed = {-(-as_of // HOUR) for (as_of, _), outcome in zip(candles, outcomes, strict=True) if outcome}
+            changed = {-(-as_of // HOUR) for (as_of, _), outcome in zip(candles, outcomes, strict=True)
+                       if outcome in ("new", "revised")}  # fmt: skip
             for hour in sorted(changed):
                 self.derive(hour * HOUR, candles[0][1].recorded_at)
-        return Written(outcomes.count("new"), outcomes.count("revised"))
+        return Written(outcomes.count("new"), outcomes.count("revised"), outcomes.count("kept"))
 
     def write_one(self, key: Key, row: Row) -> str:
         former = self.rows.get(key)
@@ -80,10 +85,10 @@ class Model:
             return ""
         alike = (row.numbers[:4], row.trades) == (former.numbers[:4], former.trades)
         rounded = abs(row.numbers[4] - former.numbers[4]) <= 1e-9 * former.numbers[4]
-        if former.derived and not row.derived and alike and rounded:
+        if former.derived != row.derived and alike and rounded:
             return ""
-        if row.derived and not former.derived:
-            return ""
+        if row.rank < former.rank:
+            return "kept"
         self.revisions.append((key, former, row.recorded_at))
         self.rows[key] = row
         return "revised"

@@ -23,10 +23,11 @@ from tests.policy.paper_world import (
     store_flat,
 )
 
+UNSEEN = "nobody has looked at test and its clock since"
 DECIDED_AT = at("13:00") + DELAY
 INSERT_CHECK = """
-INSERT INTO venue_checks (venue, status, clock_skew_s, recorded_at)
-VALUES (%(venue)s, %(status)s, %(skew)s, %(recorded_at)s)
+INSERT INTO venue_checks (venue, status, clock_skew_s, round_trip_s, recorded_at)
+VALUES (%(venue)s, %(status)s, %(skew)s, %(round_trip)s, %(recorded_at)s)
 """
 
 
@@ -40,7 +41,12 @@ def policy(market: PaperMarket, monkeypatch: pytest.MonkeyPatch) -> ScriptedPoli
     return install_scripted_policy(market, monkeypatch)
 
 
-def decide(market: PaperMarket, policy: ScriptedPolicy, checks: list[tuple[str, str, float | None, int]]) -> str:
+def decide(
+    market: PaperMarket,
+    policy: ScriptedPolicy,
+    checks: list[tuple[str, str, float | None, int]],
+    round_trip: float | None = None,
+) -> str:
     """Trades one hour in which the policy wants to sell all of B and buy A; returns why A was not bought.
 
     A check is (venue, status, skew in seconds, minutes before the decision).
@@ -56,7 +62,8 @@ def decide(market: PaperMarket, policy: ScriptedPolicy, checks: list[tuple[str, 
     for horizon_s in HORIZONS_S:
         insert_state(market, at("13:00"), horizon_s)
     for venue, status, skew, minutes in checks:
-        row = {"venue": venue, "status": status, "skew": skew, "recorded_at": DECIDED_AT - minutes * MINUTE}
+        row = {"venue": venue, "status": status, "skew": skew, "round_trip": round_trip,
+               "recorded_at": DECIDED_AT - minutes * MINUTE}  # fmt: skip
         market.database_for("candles").execute(INSERT_CHECK, row)
     market.trade(DECIDED_AT)
     orders = [(o["symbol"], o["side"]) for o in market.rows(ORDERS)]
@@ -79,7 +86,10 @@ def decide(market: PaperMarket, policy: ScriptedPolicy, checks: list[tuple[str, 
         ([("test", "unreachable", None, 1)], "test is unreachable"),
         ([("test", "online", 60.0, 6), ("test", "online", 0.1, 1)], ""),
         ([("test", "online", 0.1, 6), ("test", "online", 60.0, 1)], "this machine's clock is 60.0 s ahead of test's"),
-        ([("test", "online", 60.0, 15)], ""),
+        (
+            [("test", "online", 0.0, 15)],
+            f"{UNSEEN} 2024-06-01 12:47: is the feed running?",
+        ),
         ([("test", "online", 60.0, 14)], "this machine's clock is 60.0 s ahead of test's"),
         ([("other", "online", 60.0, 1)], ""),
         ([("test", "online", 60.0, -1)], ""),
@@ -89,3 +99,10 @@ def test_the_newest_recent_check_of_the_wallets_own_venue_decides(
     market: PaperMarket, policy: ScriptedPolicy, checks: list[tuple[str, str, float | None, int]], why: str
 ) -> None:
     assert decide(market, policy, checks) == why
+
+
+@pytest.mark.parametrize(("round_trip", "doubted"), [(None, True), (0.1, True), (6.0, False)])
+def test_what_a_slow_answer_leaves_open_is_not_called_skew(
+    market: PaperMarket, policy: ScriptedPolicy, round_trip: float | None, doubted: bool
+) -> None:
+    assert bool(decide(market, policy, [("test", "online", 7.5, 1)], round_trip)) == doubted
