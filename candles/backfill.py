@@ -344,7 +344,7 @@ def _command(context: Context) -> Outcome:
     if since is not None and until is not None and since >= until:
         raise UsageError(f"--from {since} is not before --to {until}")
     try:
-        exchange = open_exchange(arguments.venue or settings.universe.venue, settings.venues)
+        exchange = open_exchange(arguments.venue or settings.universe.venue, settings.venues, settings.home_path)
     except ExchangeError as error:
         raise UsageError(str(error)) from error
     return run_once(

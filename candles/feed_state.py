@@ -24,6 +24,7 @@ from shared.rows import CANDLE_FIELDS, Candles
 SPIKE_FACTOR = 2.0
 CONFIRMED_DECISIONS = 2  # decision intervals whose candles are read again at each boundary
 READINGS = 2  # that must agree before a hole, or an absurd candle, is the venue's truth
+REFUSALS = 10  # readings that refuse the same candle, before it counts as one that the venue does not have
 CONFIRM_TRIES = 4  # answers that lack what is stored, before a confirmation is left to the next boundary
 SPIKE = "spike"
 
@@ -61,6 +62,8 @@ class Verdict:
     refused: list[Refused] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     believed: list[str] = field(default_factory=list)  # absurd candles that were read twice, in words
+    given_up: list[str] = field(default_factory=list)  # candles refused so often that they count as absent, in words
+    again: Candles = field(default_factory=Candles.empty)  # as remembered; but others write into the table, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class SeriesState:
         self._wait_s, self._not_before = pace.grace_s, float("-inf")
         self._suspects: dict[int, _Suspect] = {}
         self._holes: Counter[int] = Counter()  # readings by the close that they lacked
+        self._refusals: Counter[int] = Counter()  # readings in a row by the close that was refused in them
         self._confirm, self._confirm_tries, self._boundary = True, 0, 0
 
     # --- what the stream says ---
@@ -178,9 +182,11 @@ class SeriesState:
         step = self.pace.timeframe_s
         closed = int(now) // step * step
         boundary = closed // self.pace.decision_s * self.pace.decision_s
-        if boundary > self._boundary:
+        if boundary != self._boundary:  # an earlier one, too: a clock that was ahead is right again
             self._boundary = boundary
             self._confirm_soon()
+        if self._whole_from is not None:
+            self._whole_from = min(self._whole_from, now)
         if self.known >= closed:
             self._late_since = None
             wanted = self._confirm
@@ -192,7 +198,10 @@ class SeriesState:
             return None
         since = self.known
         if self._confirm:
-            since = min(since, closed - self.pace.confirmed_s, *(hole - step for hole in self._holes))
+            # After a long absence what the stream told just before it was not read again yet.
+            far_behind = self._first is not None and self.known < closed - self.pace.decision_s
+            newest = self.known if far_behind else closed
+            since = min(since, newest - self.pace.confirmed_s, *(hole - step for hole in self._holes))
         if self.pace.depth is not None:
             since = max(since, closed - self.pace.depth * step)
         return Span(since, closed)
@@ -210,52 +219,69 @@ class SeriesState:
     def answered(self, span: Span, candles: Candles, now: float, monotonic: float) -> Verdict:
         """Judges an answer to ``ask``: what is new follows in order, what differs from the stored is a revision."""
         verdict = self.take(now)
-        if span.since > self.known:
+        refused: dict[int, str] = {}
+        rows = self._sound_rows(span, candles, now, verdict, refused)
+        if span.since > self.known and rows:  # an empty answer proves nothing: our clock may be days ahead
             verdict.counts["out_of_reach"] += (span.since - self.known) // self.pace.timeframe_s
             self.known = span.since
-        refused_before = len(verdict.refused)
-        rows = self._sound_rows(span, candles, now, verdict)
-        damaged = len(verdict.refused) > refused_before
+        damaged = self._is_damage(refused)
         kept = {int(row[0]): row for row in _rows(verdict.store)}
+        again = []
         for row in rows:
-            if self._accept(row, damaged, monotonic, verdict):
+            before = self._recent.get(int(row[0]))
+            if before is not None and before[:-1] == row[:-1]:  # trades may be told by the stream and not here
+                again += [row] if row[0] not in kept else []
+            elif self._follows(row, damaged) and self._is_believed(row, span, monotonic, verdict, refused):
                 kept[int(row[0])] = row
+                self._accept(row, verdict)
+        verdict.again = _candles(again)
         verdict.store = _candles([kept[close] for close in sorted(kept)])
-        self._settle(span, rows, len(verdict.refused) > refused_before, monotonic, verdict)
+        self._settle(span, rows, refused, monotonic, verdict)
         return verdict
 
-    def _sound_rows(self, span: Span, candles: Candles, now: float, verdict: Verdict) -> list[Row]:
+    def _sound_rows(
+        self, span: Span, candles: Candles, now: float, verdict: Verdict, refused: dict[int, str]
+    ) -> list[Row]:
         codes = reason_codes(candles, self.pace.timeframe_s, int(now))
         for index in np.flatnonzero(codes != KEPT).tolist():
-            reason = REASONS[codes[index] - 1]
-            verdict.refused.append(Refused(reason, describe(candles, index)))
+            reason, text = REASONS[codes[index] - 1], describe(candles, index)
+            verdict.refused.append(Refused(reason, text))
             verdict.counts[reason] += 1
+            refused[int(candles.as_of[index])] = text
         fits = (codes == KEPT) & (candles.as_of > span.since) & (candles.as_of <= span.until)
         rows = sorted(_rows(candles[fits]))
         if self._first is None and rows:
             self._first = int(rows[0][0])
-            self.known = max(self.known, self._first - self.pace.timeframe_s)
+            self.known = self._first - self.pace.timeframe_s
         return [row for row in rows if row[0] >= (self._first or 0)]
 
-    def _accept(self, row: Row, damaged: bool, monotonic: float, verdict: Verdict) -> bool:
+    def _is_damage(self, refused: dict[int, str]) -> bool:
+        """Whether what was refused may be sound the next time, or hides something: not if it always is refused."""
+        return any(self._refusals[close] + 1 < REFUSALS for close in refused)
+
+    def _follows(self, row: Row, damaged: bool) -> bool:
+        """Whether nothing that may exist is missing before it."""
+        return row[0] <= self.known + self.pace.timeframe_s or self._denied(int(row[0]), damaged)
+
+    def _is_believed(self, row: Row, span: Span, monotonic: float, verdict: Verdict, refused: dict[int, str]) -> bool:
         as_of = int(row[0])
-        before = self._recent.get(as_of)
-        if before is not None and before[:-1] == row[:-1]:  # the number of trades may be told by one and not the other
-            return False
-        if as_of > self.known + self.pace.timeframe_s and not self._denied(as_of, damaged):
-            return False
-        if self._is_absurd(row, newest=as_of > self.known):
+        newest = as_of == span.until and as_of > self.known  # the book tells the present price only
+        if self._is_absurd(row, newest):
+            text = _describe(row)
             if not self._read_twice(row, monotonic):
-                verdict.refused.append(Refused(SPIKE, _describe(row)))
+                verdict.refused.append(Refused(SPIKE, text))
                 verdict.counts[SPIKE] += 1
+                refused[as_of] = text
                 return False
-            verdict.believed.append(_describe(row))
-        verdict.counts["revision"] += before is not None
-        verdict.counts["repaired"] += before is None and as_of <= self.known
+            verdict.believed.append(text)
+        return True
+
+    def _accept(self, row: Row, verdict: Verdict) -> None:
+        as_of = int(row[0])
+        verdict.counts["repaired"] += as_of not in self._recent and as_of <= self.known
         self._suspects.pop(as_of, None)
         self._holes.pop(as_of, None)
         self._remember(row)
-        return True
 
     def _denied(self, as_of: int, damaged: bool) -> bool:
         """Whether the candles between ``known`` and this one may be taken not to exist: read often enough, each time
@@ -271,14 +297,20 @@ class SeriesState:
             return False
         return monotonic - before.seen_at >= self.pace.grace_s
 
-    def _settle(self, span: Span, rows: list[Row], damaged: bool, monotonic: float, verdict: Verdict) -> None:
+    def _settle(self, span: Span, rows: list[Row], refused: dict[int, str], monotonic: float, verdict: Verdict) -> None:
         """Sets when to ask again: at once, later, or at the next close."""
+        damaged = self._is_damage(refused)
+        self._refusals = Counter({close: self._refusals[close] + 1 for close in refused})
+        sound = {int(row[0]) for row in rows if row[0] in self._recent}
+        verdict.given_up = [
+            text for close, text in refused.items() if self._refusals[close] == REFUSALS and close not in sound
+        ]
         step = self.pace.timeframe_s
         given = {int(row[0]) for row in rows}
         newest = max(given, default=span.since)
         if not damaged:
             oldest = max(span.since + step, self._first or newest)
-            lacking = set(range(oldest, newest, step)) - given - self._recent.keys()
+            lacking = set(range(oldest, newest, step)) - (given - refused.keys()) - self._recent.keys()
             self._holes.update(lacking)
             verdict.counts["hole"] += sum(self._holes[close] == READINGS for close in lacking)
         self._forget(span.until)
@@ -306,7 +338,7 @@ class SeriesState:
 
     def _forget(self, until: int) -> None:
         """Keeps what the next confirmation reads again, and the close before it."""
-        oldest = until - 2 * self.pace.confirmed_s
+        oldest = min(until, self.known) - 2 * self.pace.confirmed_s  # holes count until what follows them is believed
         self._recent = {close: row for close, row in self._recent.items() if close >= oldest}
         self._suspects = {close: suspect for close, suspect in self._suspects.items() if close >= oldest}
         self._holes = Counter({close: n for close, n in self._holes.items() if close >= oldest})

@@ -5,7 +5,9 @@ from __future__ import annotations
 import zlib
 from datetime import datetime
 
-from candles.feed_state import Verdict
+import numpy as np
+
+from candles.feed_state import REFUSALS, Verdict
 from candles.feed_venue import VenueCheck
 from candles.intake import quarantine
 from candles.store import Written, add_instrument, known_series, write_candles
@@ -55,8 +57,13 @@ class FeedStore:
             for candle in verdict.believed:
                 message = f"{name} {symbol}: an absurd candle was read twice and is believed: {candle}"
                 raise_alert(self._database, now, "warning", f"feed-spike:{name}:{symbol}", message)
-            if len(verdict.store):
-                series = (self._database, instrument, self._timeframe_s, verdict.store, self._decision_s)
+            for candle in verdict.given_up:
+                message = f"{name} {symbol}: a candle was refused in {REFUSALS} readings and is left out: {candle}"
+                raise_alert(self._database, now, "warning", f"feed-refused:{name}:{symbol}", message)
+            candles = Candles.concatenate([verdict.again, verdict.store])
+            if len(candles):
+                candles = candles[np.argsort(candles.as_of)]
+                series = (self._database, instrument, self._timeframe_s, candles, self._decision_s)
                 written = write_candles(*series, name, now, newest=newest)
         return written
 

@@ -107,7 +107,7 @@ def plan_files(paths: Sequence[Path], days: int, settings: Settings, now: dateti
 
 def plan_kraken(settings: Settings, now: datetime) -> Plan:
     """Real candles over the network: Kraken serves its latest 720, so the demo runs on 1h candles of 29 days."""
-    venue, step_s = open_exchange("kraken"), TIMEFRAMES["1h"]
+    venue, step_s = open_exchange("kraken", home=settings.home_path), TIMEFRAMES["1h"]
     end = floor_time(now, step_s)
     since, until = to_unix(end - timedelta(days=KRAKEN_DAYS)), to_unix(end)
     symbols = [venue.resolve(symbol) for symbol in settings.universe.symbols]

@@ -43,7 +43,7 @@ class Report:
 def ask(name: str, settings: Settings, clock: Clock, timer: Timer) -> Report:
     report = Report(name)
     try:
-        exchange = open_exchange(name, settings.venues)
+        exchange = open_exchange(name, settings.venues, settings.home_path)
         report.capabilities = exchange.capabilities
         started = timer.monotonic()
         told = exchange.server_time()

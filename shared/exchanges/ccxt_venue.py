@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from shared.clock import Timer
-from shared.exchanges.protocol import Capabilities, ExchangeError, VenueStatus, provenance_at
+from shared.clock import Timer, from_unix
+from shared.exchanges.protocol import Capabilities, ExchangeError, VenueStatus, provenance_at, require_storable
 from shared.exchanges.resilience import CACHE_TTL_S, PassingTrouble, VenueCalls, retry_after_s, root_cause
 from shared.rows import UNKNOWN_TRADES, Candles, InstrumentRules
 
@@ -54,7 +55,7 @@ T = TypeVar("T")
 
 
 class CcxtExchange:
-    """One venue through ccxt. One process should hold one object of each venue: its rate limit is its own."""
+    """One venue through ccxt. Objects share the rate limit where they share a ``home``; else hold one of each venue."""
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class CcxtExchange:
         *,
         timer: Timer | None = None,
         requests_per_s: float | None = None,
+        home: Path | None = None,
     ) -> None:
         """``rest_url`` takes the place of scheme and host in all of the venue's addresses."""
         self.name = venue_id
@@ -77,7 +79,7 @@ class CcxtExchange:
             )
         self._timeframes = _timeframes(client)
         self.capabilities = _capabilities(client, rate, self._timeframes)
-        self.calls = VenueCalls(venue_id, rate, timer=timer)
+        self.calls = VenueCalls(venue_id, rate, timer=timer, home=home)
         self._known_time = -math.inf  # the venue's clock has reached this, Unix seconds
 
     def resolve(self, symbol: str) -> str:
@@ -94,10 +96,11 @@ class CcxtExchange:
         """Tick, lot and least cost of an order (0 where the venue names none)."""
         source, market = self._source(), self._market(symbol)
         try:
-            return _rules(market, source.precisionMode)
+            rules = _rules(market, source.precisionMode)
         except (TypeError, ValueError, LookupError, ArithmeticError) as error:
             message = f"{self.name} {symbol}: no rules in {_excerpt(market.get('precision'))} ({error})"
             raise ExchangeError(message, kind="malformed") from error
+        return require_storable(rules, f"{self.name} {symbol}")
 
     def server_time(self) -> float | None:
         if not self._client().has["fetchTime"]:
@@ -105,12 +108,16 @@ class CcxtExchange:
         return self.calls.read("time", lambda: self._ask_once("time", lambda client: float(client.fetch_time()) / MS))
 
     def status(self) -> VenueStatus:
-        """What the venue says; where it says nothing, maintenance is when none of its spot markets is active."""
+        """What the venue says; where it says nothing, maintenance is when none of its spot markets is active.
+
+        The whole list of markets is megabytes: while it shows activity it is read once an hour, and the venue's clock
+        is the sign of life (a venue without a clock gives none in between).
+        """
         if self._client().has["fetchStatus"] is True and self.name not in STATUS_ELSEWHERE:
             ask = partial(self._ask_once, "status", lambda client: STATUSES[client.fetch_status()["status"]])
             return self.calls.read("status", ask)
-        markets = self._source(CACHE_TTL_S).markets.values()
-        active = any(_is_spot(market) and market.get("active") is not False for market in markets)
+        self.server_time()
+        active = _any_active(self._source()) or _any_active(self._source(CACHE_TTL_S))  # its end is noticed soon
         return "online" if active else "maintenance"
 
     def candles(self, symbol: str, timeframe_s: int, since: int, until: int) -> Candles:
@@ -120,35 +127,69 @@ class CcxtExchange:
             raise ExchangeError(f"{self.name} has no {timeframe_s} s candles: it serves {served} s")
         self._market(symbol)
         first, last = since // timeframe_s * timeframe_s, until // timeframe_s * timeframe_s - timeframe_s
-        last = min(last, self._last_closed(timeframe_s, last)) if first <= last else last
-        rows, cursor = dict[int, tuple[float, ...]](), first
-        page_size = self.capabilities.candle_page or PAGE
-        while cursor <= last:
-            wanted = min(page_size, (last - cursor) // timeframe_s + 1)
-            page = self._page(symbol, timeframe_s, cursor, wanted)
+        last = min(last, self._last_closed(symbol, timeframe_s, last)) if first <= last else last
+        rows = dict[int, tuple[float, ...]]()
+        for page in self._pages(symbol, timeframe_s, first, last):
             rows |= {opened: row for opened, row in page.items() if first <= opened <= last}
-            newest = max(page, default=0)
-            # An empty page is a hole as wide as the page; venues differ in whether they look beyond it.
-            cursor = newest + timeframe_s if newest >= cursor else cursor + wanted * timeframe_s
         columns = zip(*((opened + timeframe_s, *rows[opened], UNKNOWN_TRADES) for opened in sorted(rows)), strict=True)
         return Candles.from_columns(list(columns)) if rows else Candles.empty()
 
-    def _last_closed(self, timeframe_s: int, last: int) -> int:
-        """Open time of the newest candle that had closed on the venue's clock *before* candles are asked for."""
+    def _last_closed(self, symbol: str, timeframe_s: int, last: int) -> int:
+        """Open time of the newest candle that had closed on the venue's clock *before* candles are asked for.
+
+        Where the venue has no clock, a candle that has begun proves that all before it have closed, and ours proves
+        nothing.
+        """
         if self._known_time < last + timeframe_s:
             told = self.server_time()
-            self._known_time = math.inf if told is None else max(self._known_time, told)
-        return last if self._known_time == math.inf else int(self._known_time // timeframe_s - 1) * timeframe_s
+            if told is None:
+                told = max(self._page(symbol, timeframe_s, None, 2), default=0)
+            self._known_time = max(self._known_time, told)
+        return min(last, int(self._known_time // timeframe_s - 1) * timeframe_s)
 
-    def _page(self, symbol: str, timeframe_s: int, opened: int, wanted: int) -> dict[int, tuple[float, ...]]:
-        """Open time to (open, high, low, close, volume), from ``opened`` on."""
+    def _pages(self, symbol: str, timeframe_s: int, first: int, last: int) -> Iterator[dict[int, tuple[float, ...]]]:
+        """Candles that opened from ``first`` to ``last``, and maybe more, oldest page first."""
+        page_size = self.capabilities.candle_page or PAGE
+        if self.capabilities.exercised == "never":
+            yield from self._overlapping_pages(symbol, timeframe_s, first, last, page_size)
+            return
+        cursor = first
+        while cursor <= last:
+            wanted = min(page_size, (last - cursor) // timeframe_s + 1)
+            yield (page := self._page(symbol, timeframe_s, cursor, wanted))
+            newest = max(page, default=0)
+            # An empty page is a hole as wide as the page; venues differ in whether they look beyond it.
+            cursor = newest + timeframe_s if newest >= cursor else cursor + wanted * timeframe_s
+
+    def _overlapping_pages(
+        self, symbol: str, timeframe_s: int, first: int, last: int, page_size: int
+    ) -> Iterator[dict[int, tuple[float, ...]]]:
+        """Of a venue that nobody ever tried, which may serve its latest candles whatever is asked.
+
+        Each question begins at a candle that should be there, so a page that begins later is no hole.
+        """
+        cursor = first - timeframe_s
+        while cursor <= last:
+            page = self._page(symbol, timeframe_s, cursor, page_size)
+            oldest, newest, end = min(page, default=0), max(page, default=0), cursor + page_size * timeframe_s
+            if oldest > cursor and newest >= end:
+                message = (
+                    f"{self.name} {symbol}: asked for candles from {from_unix(cursor)} on, got {from_unix(oldest)} and "
+                    f"later: what is missing before may be there; ask from then on (make backfill --from)"
+                )
+                raise ExchangeError(message, kind="malformed")
+            yield page
+            cursor = newest if newest > cursor else end
+
+    def _page(self, symbol: str, timeframe_s: int, opened: int | None, wanted: int) -> dict[int, tuple[float, ...]]:
+        """Open time to (open, high, low, close, volume), from ``opened`` on; the latest where None."""
         timeframe, source = self._timeframes[timeframe_s], self._source()
-        question = f"{symbol} {timeframe} from {opened}, {wanted} candles"
+        question = f"{symbol} {timeframe} from {opened or 'the latest'}, {wanted} candles"
 
         def ask(client: Any) -> dict[int, tuple[float, ...]]:
             if client.markets is not source.markets:
                 client.set_markets_from_exchange(source)
-            rows = client.fetch_ohlcv(symbol, timeframe, since=opened * MS, limit=wanted)
+            rows = client.fetch_ohlcv(symbol, timeframe, since=None if opened is None else opened * MS, limit=wanted)
             return dict(_parse_row(row, timeframe_s) for row in rows)
 
         return self.calls.read(question, lambda: self._ask_once(question, ask))
@@ -275,6 +316,10 @@ def _is_spot(market: Any) -> bool:
     return (
         market is not None and market.get("spot") is True and market["symbol"] == f"{market['base']}/{market['quote']}"
     )
+
+
+def _any_active(source: Any) -> bool:
+    return any(_is_spot(market) and market.get("active") is not False for market in source.markets.values())
 
 
 # --- capabilities and rules ---

@@ -13,13 +13,21 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any, TypeVar
 
 import krakenex
 import requests
 
 from shared.clock import Timer
-from shared.exchanges.protocol import Capabilities, ExchangeError, StreamEvent, VenueStatus, provenance_at
+from shared.exchanges.protocol import (
+    Capabilities,
+    ExchangeError,
+    StreamEvent,
+    VenueStatus,
+    provenance_at,
+    require_storable,
+)
 from shared.exchanges.resilience import PassingTrouble, VenueCalls, retry_after_s, root_cause
 from shared.exchanges.trade_candles import Trade, TradeCandles
 from shared.rows import Candles, InstrumentRules
@@ -62,7 +70,7 @@ class Pair:
 
 
 class KrakenExchange:
-    """The venue ``kraken``. One process should hold one of these: its rate limit is its own."""
+    """The venue ``kraken``. Objects share the rate limit where they share a ``home``; else hold one of these."""
 
     name = "kraken"
     capabilities = Capabilities(
@@ -87,6 +95,7 @@ class KrakenExchange:
         *,
         timer: Timer | None = None,
         requests_per_s: float | None = None,
+        home: Path | None = None,
     ) -> None:
         """``rest_url`` without the version, like https://api.kraken.com; there ``requests_per_s`` may be higher."""
         allowed = self.capabilities.requests_per_s
@@ -96,7 +105,7 @@ class KrakenExchange:
                 f"kraken allows {allowed:g} requests/s, not {rate:g}: lower venues.kraken.requests_per_s"
             )
         self.capabilities = replace(self.capabilities, requests_per_s=rate)
-        self.calls = VenueCalls(self.name, rate, timer=timer)
+        self.calls = VenueCalls(self.name, rate, timer=timer, home=home)
         self._rest_url, self._websocket_url = rest_url, websocket_url or WEBSOCKET_URL
         self.provenance = provenance_at(rest_url)
         self._thread = threading.local()
@@ -117,10 +126,11 @@ class KrakenExchange:
         """Tick, lot and minimum cost; Kraken's separate minimum quantity (ordermin) is not among them."""
         pair = self._pair(symbol)
         try:
-            return _parse_rules(pair.info)
+            rules = _parse_rules(pair.info)
         except (TypeError, ValueError, KeyError, InvalidOperation) as error:
             message = f"kraken AssetPairs {pair.id}: no rules in {_excerpt(pair.info)}"
             raise ExchangeError(message, kind="malformed") from error
+        return require_storable(rules, f"kraken {symbol}")
 
     def server_time(self) -> float:
         return self._ask("Time", {}, lambda result: float(result["unixtime"]))
@@ -168,6 +178,7 @@ class KrakenExchange:
         self, symbols: Sequence[str], timeframe_s: int, feed: FeedSettings | None = None
     ) -> AsyncIterator[StreamEvent]:
         """See StreamsCandles: candles and best prices over WebSocket v2, for ever."""
+        require_one_market(self._rest_url, self._websocket_url)
         from shared.exchanges.kraken_stream import StreamOptions, stream_kraken
 
         feed = feed or FeedSettings()
@@ -231,6 +242,13 @@ class KrakenExchange:
             self._thread.api = krakenex.API().json_options(parse_float=Decimal)
             self._thread.api.uri = (self._rest_url or self._thread.api.uri).rstrip("/")
         return self._thread.api
+
+
+def require_one_market(rest_url: str | None, websocket_url: str | None) -> None:
+    """An emulator's candles must never be stored among real ones, nor under their name."""
+    if provenance_at(rest_url) != provenance_at(websocket_url):
+        told = "kraken: give rest_url and websocket_url together: one is on this machine, the other is not"
+        raise ExchangeError(f"{told} ([venues.kraken])")
 
 
 def _check_timeframe(timeframe_s: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import Protocol, runtime_checkable
 
 from shared.exchanges.protocol import (
     BuildsFromTrades,
@@ -14,10 +15,18 @@ from shared.exchanges.protocol import (
     StreamsCandles,
     VenueStatus,
 )
+from shared.exchanges.resilience import VenueCalls
 from shared.money import to_float, to_money
 from shared.rows import Candles, InstrumentRules
 from shared.settings import FeedSettings
 from shared.simulation import kernel
+
+
+@runtime_checkable
+class CountsCalls(Protocol):
+    """A venue that asks somebody, and counts what came of it."""
+
+    calls: VenueCalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +68,13 @@ def fill_market_order(
 class PaperExchange:
     """The candles of ``source``, under its name, for they are its own; orders never leave this machine."""
 
+    calls: VenueCalls  # the source's, where it asks anybody
+
     def __init__(self, source: Exchange) -> None:
         self._source = source
         self.name, self.provenance = source.name, source.provenance
+        if isinstance(source, CountsCalls):
+            self.calls = source.calls
         self.capabilities = replace(
             source.capabilities, sandbox=True, client_order_ids=True, oco=False, order_types=("market",)
         )

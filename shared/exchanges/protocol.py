@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from shared.settings import FeedSettings
 
 VenueStatus = Literal["online", "maintenance", "cancel_only", "post_only"]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FINEST_STEP = Decimal("1e-8")  # of money and quantities in the database: numeric(28, 8)
 
 
 class ExchangeError(SextantError):
@@ -33,6 +35,14 @@ def provenance_at(rest_url: str | None) -> str:
     """What serves under a venue's name from this very machine is an emulator: its candles are an invented market's."""
     host = urlsplit(rest_url).hostname if rest_url else None
     return "simulated" if host in LOOPBACK else "real"
+
+
+def require_storable(rules: InstrumentRules, symbol: str) -> InstrumentRules:
+    """The rules; ExchangeError where the database would round the tick or the lot, to zero even."""
+    for name, step in (("tick", rules.tick_size), ("lot", rules.lot_size)):
+        if step % FINEST_STEP:
+            raise ExchangeError(f"{symbol}: its {name} of {step} is finer than 1e-8, which this version cannot store")
+    return rules
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,25 +7,24 @@ Time comes from a ``Timer``, so tests run on a clock of their own.
 from __future__ import annotations
 
 import logging
-import math
 import random
 import threading
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from shared.clock import Timer
 from shared.exchanges.protocol import ExchangeError
+from shared.exchanges.rate_limit import RateLimiter
 
 log = logging.getLogger("sextant.exchanges")
 T = TypeVar("T")
 
 CACHE_TTL_S = 30.0
 CACHE_SIZE = 1_024
-TOKEN_DUST = 1e-9  # of a token: what float sums may be short of
 # Troubles of the venue as a whole; the others (no_result) may be one question's own.
 VENUE_TROUBLES = frozenset({"timeout", "transport", "not_json", "rate_limited", "server_error", "maintenance"})
 
@@ -40,61 +39,6 @@ class PassingTrouble(Exception):
     def __init__(self, kind: str, detail: str, retry_after_s: float | None = None) -> None:
         super().__init__(f"{kind}: {detail}")
         self.kind, self.detail, self.retry_after_s = kind, detail, retry_after_s
-
-
-class RateLimiter:
-    """A token bucket: at most ``burst`` + ``rate_per_s`` · t calls in any t seconds, first come, first served."""
-
-    def __init__(self, rate_per_s: float, burst: float = 1.0, timer: Timer | None = None) -> None:
-        if not (0 < rate_per_s < math.inf and 0 < burst < math.inf):
-            raise ValueError(f"a rate of {rate_per_s}/s with a burst of {burst} is no limit: give positive numbers")
-        self.rate_per_s, self.burst = rate_per_s, burst
-        self._timer = timer or Timer()
-        self._tokens, self._filled_at, self._not_before = burst, self._timer.monotonic(), -math.inf
-        self._queue: deque[object] = deque()
-        self._changed = threading.Condition()
-
-    def acquire(self, cost: float = 1.0) -> None:
-        """Waits until ``cost`` tokens are there and takes them."""
-        if cost > self.burst:
-            raise ValueError(f"a call of cost {cost} can never pass a bucket of {self.burst}")
-        with self._turn():
-            # Tokens are taken when they are there, not promised ahead: who oversleeps must not meet the next one.
-            while (wait_s := self._missing_s(cost)) > 0:
-                self._timer.sleep(wait_s)
-            self._tokens -= cost
-
-    def pause(self, seconds: float) -> None:
-        """Lets nobody through for that long: the venue said that it is asked too often."""
-        self._not_before = max(self._not_before, self._timer.monotonic() + seconds)
-
-    def _missing_s(self, cost: float) -> float:
-        now = self._timer.monotonic()
-        self._tokens = min(self.burst, self._tokens + (now - self._filled_at) * self.rate_per_s)
-        self._filled_at = now
-        missing = cost - self._tokens
-        return max(missing / self.rate_per_s if missing > TOKEN_DUST else 0.0, self._not_before - now)
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """A lock that is passed on in the order of asking, which threading.Lock does not promise."""
-        me = object()
-        with self._changed:
-            self._queue.append(me)
-            try:
-                self._changed.wait_for(lambda: self._queue[0] is me)
-            except BaseException:
-                self._leave(me)
-                raise
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._leave(me)
-
-    def _leave(self, me: object) -> None:
-        self._queue.remove(me)
-        self._changed.notify_all()
 
 
 @dataclass(frozen=True)
@@ -276,10 +220,12 @@ class VenueCalls:
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
         cache: ReadCache | None = None,
+        home: Path | None = None,
     ) -> None:
+        """``home`` is SEXTANT_HOME: all processes of that installation keep the rate together; None: this object."""
         timer = timer or Timer()
         self.venue = venue
-        self.limiter = RateLimiter(rate_per_s, burst, timer)
+        self.limiter = RateLimiter(rate_per_s, burst, timer, None if home is None else home / "rates" / venue)
         self.retry = retry or RetryPolicy(timer=timer)
         self.breaker = breaker or CircuitBreaker(venue, timer=timer)
         self.cache = cache or ReadCache(timer=timer)
@@ -361,8 +307,8 @@ class VenueCalls:
             self.breaker.failed(trouble)
         else:
             self.breaker.succeeded()
-        if trouble.kind == "rate_limited" and trouble.retry_after_s:
-            self.limiter.pause(min(trouble.retry_after_s, self.retry.cap_s))
+        if trouble.kind == "rate_limited":  # everybody's, even where the venue does not say for how long
+            self.limiter.pause(min(trouble.retry_after_s or self.retry.first_s, self.retry.cap_s))
         self._trouble(trouble.kind)
         log.warning("%s: %s", what, trouble, extra={"venue": self.venue, "kind": trouble.kind})
 
