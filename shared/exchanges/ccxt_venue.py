@@ -179,6 +179,8 @@ class CcxtExchange:
                 )
                 raise ExchangeError(message, kind="malformed")
             yield page
+            if newest >= last:
+                return
             cursor = newest if newest > cursor else end
 
     def _page(self, symbol: str, timeframe_s: int, opened: int | None, wanted: int) -> dict[int, tuple[float, ...]]:

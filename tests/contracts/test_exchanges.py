@@ -77,8 +77,9 @@ def exchange(name: str, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> 
     """At the emulator, with waits a hundred times as short."""
     timer = Timer(lambda: 100 * time.monotonic(), lambda seconds: time.sleep(seconds / 100))
     monkeypatch.setattr("shared.exchanges.resilience.Timer", lambda: timer)
-    there = VenueSettings(rest_url=emulator.rest_url, requests_per_s=20.0)
-    return open_exchange(name, {name: there for name, venue in VENUES.items() if venue.emulated})
+    binance = VenueSettings(rest_url=emulator.rest_url, requests_per_s=20.0)
+    kraken = binance.model_copy(update={"websocket_url": emulator.websocket_url})
+    return open_exchange(name, {"binance": binance, "kraken": kraken})
 
 
 @pytest.fixture(params=[60, 300, HOUR])

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,12 @@ from tests.exchange_emulator.faults import Rule
 from tests.exchange_emulator.server import START, Emulator
 
 NOW = datetime.fromtimestamp(START, UTC)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SEXTANT_HOME", str(tmp_path))
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +43,8 @@ def emulator(emulated: Emulator) -> Iterator[Emulator]:
 
 def configured(rest_url: str, *names: str, venue: str = "kraken") -> Settings:
     venues = {name: {"rest_url": rest_url, "requests_per_s": 50.0} for name in names}
+    if "kraken" in venues:
+        venues["kraken"]["websocket_url"] = rest_url.replace("http", "ws") + "/v2"
     return load_settings(universe={"venue": venue, "symbols": ["BTC/USDT", "ETH/USDT"]}, venues=venues)
 
 
@@ -111,16 +120,24 @@ def test_nothing_waits_beyond_the_deadline(emulator: Emulator) -> None:
     assert binance.status == "online"
 
 
-def test_the_process_ends_though_a_venue_still_hangs() -> None:
+def test_the_process_ends_though_a_venue_still_hangs(home: Path) -> None:
     """A server that accepts and never answers; the deadline shortened from outside."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         code = "import sys; from pipeline import exchanges as e; e.ask_all.__defaults__ = (0.5,); sys.exit(e.main([]))"
-        environment = {"PATH": os.defpath, "SEXTANT_VENUES__KRAKEN__REST_URL": url, "COLUMNS": "100"}
+        environment = {"PATH": os.defpath, "SEXTANT_VENUES__KRAKEN__REST_URL": url, "COLUMNS": "100",
+                       "SEXTANT_VENUES__KRAKEN__WEBSOCKET_URL": url.replace("http", "ws"),
+                       "SEXTANT_HOME": str(home)}  # fmt: skip
         ran = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=environment, capture_output=True,
                              text=True, timeout=20, check=False)  # fmt: skip
     assert ran.returncode == 1
     assert "no answer within 0.5 s" in " ".join(ran.stdout.split())
+
+
+def test_the_limit_is_kept_together_with_the_feed_and_the_backfill(emulator: Emulator, home: Path) -> None:
+    settings = configured(emulator.rest_url, "kraken")
+    exchanges.ask_all(["kraken"], settings, ReplayClock(NOW))
+    assert (home / "rates" / "kraken").exists()
 
 
 def test_bad_settings_are_a_usage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

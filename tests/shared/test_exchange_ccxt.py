@@ -12,13 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import ccxt
-import numpy as np
 import pytest
 
 from shared.clock import Timer
 from shared.exchanges import ccxt_venue
 from shared.exchanges.ccxt_venue import MARKETS_TTL_S, MS, CcxtExchange
 from shared.exchanges.protocol import ExchangeError
+from shared.exchanges.resilience import CACHE_TTL_S
 from tests.exchange_emulator.faults import Rule
 from tests.exchange_emulator.server import START, Emulator
 from tests.shared.fake_kraken import FakeKraken, serving
@@ -146,62 +146,6 @@ def test_no_spot_market_at_all_is_no_result_and_not_remembered(binance: CcxtExch
     assert binance.resolve(BTC) == BTC
 
 
-# --- pages ---
-
-
-class Windowed:
-    """A venue that answers only with what lies in the window of ``limit`` candles from ``since`` on."""
-
-    def __init__(self, binance: CcxtExchange, truth: Any, page: int) -> None:
-        binance.capabilities = replace(binance.capabilities, candle_page=page)
-        binance._client().fetch_ohlcv = self.fetch
-        self.rows = [[(at - MINUTE) * MS, *prices] for at, *prices in zip(*map(list, truth), strict=True)]
-        self.asked: list[int] = []
-
-    def fetch(self, _symbol: str, _timeframe: str, since: int, limit: int) -> list[Any]:
-        self.asked.append(since)
-        return [row for row in self.rows if since <= row[0] < since + limit * 60_000]
-
-
-@pytest.mark.parametrize("page", [1, 7, 60, 100])
-def test_holes_wider_than_a_page_end_nothing_early(binance: CcxtExchange, emulator: Emulator, page: int) -> None:
-    whole = emulator.market.truth(BTC, MINUTE, CLOSE - HOUR, CLOSE)
-    there = np.ones(60, dtype=bool)
-    there[10:40] = there[58:] = False
-    kept = whole[there]
-    columns = (kept.as_of, kept.open, kept.high, kept.low, kept.close, kept.volume)
-    venue = Windowed(binance, columns, page)
-    candles = ask(binance)
-    np.testing.assert_array_equal(candles.as_of, kept.as_of)
-    np.testing.assert_array_equal(candles.volume, kept.volume)
-    assert venue.asked == sorted(set(venue.asked))
-
-
-def test_a_venue_that_ignores_since_ends_it_all_the_same(binance: CcxtExchange) -> None:
-    latest = [[(CLOSE - 2 * MINUTE) * MS, 1.0, 1.0, 1.0, 1.0, 1.0], [(CLOSE - MINUTE) * MS, 2.0, 2.0, 2.0, 2.0, 2.0]]
-    binance._client().fetch_ohlcv = lambda *_args, **_more: latest
-    assert ask(binance).as_of.tolist() == [CLOSE - MINUTE, CLOSE]
-    assert len(binance.candles(BTC, MINUTE, CLOSE - 3 * HOUR, CLOSE - 2 * HOUR)) == 0
-
-
-def test_the_venues_clock_is_asked_before_a_new_close_and_never_for_history(
-    binance: CcxtExchange, emulator: Emulator
-) -> None:
-    binance.candles(BTC, MINUTE, CLOSE - HOUR, CLOSE)
-    assert emulator.requests["time"] == 1
-    binance.candles(BTC, MINUTE, CLOSE - 2 * HOUR, CLOSE)
-    assert emulator.requests["time"] == 1
-    assert binance.candles(BTC, MINUTE, CLOSE - HOUR, CLOSE + HOUR).as_of[-1] == CLOSE
-    assert emulator.requests["time"] == 2
-
-
-def test_a_venue_without_a_clock_believes_the_callers(binance: CcxtExchange, emulator: Emulator) -> None:
-    binance._client().has["fetchTime"] = False
-    assert binance.server_time() is None
-    assert len(ask(binance)) == 60
-    assert emulator.requests["time"] == 0
-
-
 # --- markets ---
 
 
@@ -219,6 +163,31 @@ def test_a_delisting_is_noticed_within_the_hour(binance: CcxtExchange, emulator:
     fake.now += MARKETS_TTL_S
     with pytest.raises(ExchangeError, match="tried BTC/USDT, BTC/USD"):
         binance.resolve(BTC)
+
+
+def test_the_sign_of_life_is_the_clock_and_not_the_whole_list_of_markets(
+    binance: CcxtExchange, emulator: Emulator, fake: FakeTime
+) -> None:
+    for _ in range(30):
+        assert binance.status() == "online"
+        fake.now += 60
+    assert (emulator.requests["exchangeInfo"], emulator.requests["time"]) == (1, 30)
+    emulator.faults.inject(Rule("html", endpoint="time"))
+    with pytest.raises(ExchangeError) as refused:
+        binance.status()
+    assert refused.value.kind == "not_json"
+
+
+def test_maintenance_is_noticed_within_the_hour_and_its_end_at_once(
+    binance: CcxtExchange, emulator: Emulator, fake: FakeTime
+) -> None:
+    assert binance.status() == "online"
+    emulator.faults.inject(Rule("maintenance"))
+    fake.now += MARKETS_TTL_S
+    assert binance.status() == "maintenance"
+    emulator.faults.clear()
+    fake.now += CACHE_TTL_S
+    assert binance.status() == "online"
 
 
 def test_a_market_that_does_not_trade_is_not_resolved(binance: CcxtExchange, emulator: Emulator) -> None:
@@ -269,6 +238,16 @@ def test_a_step_that_is_none_is_refused(binance: CcxtExchange, mode: int, precis
     with pytest.raises(ExchangeError, match="no rules") as refused:
         binance.rules(BTC)
     assert refused.value.kind == "malformed"
+
+
+@pytest.mark.parametrize(("price", "amount"), [(1e-9, 0.1), (0.1, 1e-10), (1.5e-8, 0.1)])
+def test_a_step_finer_than_the_database_holds_is_refused(binance: CcxtExchange, price: float, amount: float) -> None:
+    market = {"spot": True, "symbol": BTC, "base": "BTC", "quote": "USDT"}
+    market["precision"] = {"price": price, "amount": amount}
+    binance._source = lambda: SimpleNamespace(markets={BTC: market}, precisionMode=ccxt.TICK_SIZE)
+    with pytest.raises(ExchangeError, match="finer than 1e-8, which this version cannot store") as refused:
+        binance.rules(BTC)
+    assert refused.value.kind == "refused"
 
 
 def test_a_venue_that_names_no_least_cost_has_none() -> None:

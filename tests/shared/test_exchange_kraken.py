@@ -97,6 +97,21 @@ def test_rules_fall_back_to_pair_decimals_and_a_default_cost(fake: FakeKraken, k
     assert kraken.rules("BTC/USD").min_notional == Decimal("0.5")
 
 
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [({"tick_size": "0.000000001"}, "tick of 1E-9"), ({"tick_size": None, "pair_decimals": 9}, "tick of 1E-9"),
+     ({"tick_size": "0.000000015"}, "tick of 1.5E-8"), ({"lot_decimals": 9}, "lot of 1E-9")],
+)  # fmt: skip
+def test_a_step_finer_than_the_database_holds_is_refused(
+    fake: FakeKraken, kraken: KrakenExchange, rules: dict[str, object], said: str
+) -> None:
+    fake.pairs = {"PEPEUSD": pair("PEPE/USD") | rules, "XXBTZUSD": pair("XBT/USD") | {"tick_size": "0.00000001"}}
+    with pytest.raises(ExchangeError, match=f"PEPE/USD: its {said} is finer than 1e-8, which this") as refused:
+        kraken.rules("PEPE/USD")
+    assert refused.value.kind == "refused"
+    assert kraken.rules("BTC/USD").tick_size == Decimal("0.00000001")
+
+
 def test_a_strange_pair_spoils_no_other(fake: FakeKraken, kraken: KrakenExchange) -> None:
     fake.pairs = {"ODD": None, "ODDER": {}, "BADUSD": {"wsname": "BAD/USD", "lot_decimals": "?"}, **fake.pairs}
     assert kraken.rules("BTC/USD").tick_size == Decimal("0.1")
@@ -324,12 +339,21 @@ def test_the_stream_goes_to_the_venues_address_with_the_feeds_patience(monkeypat
     monkeypatch.setattr("shared.exchanges.kraken_stream.stream_kraken", lambda *arguments: asked.append(arguments))
     KrakenExchange().stream(["BTC/USD"], 300)
     feed = FeedSettings(silence_s=7.0, reconnect_s=2.0, reconnect_max_s=30.0)
-    PaperExchange(KrakenExchange(websocket_url="ws://127.0.0.1:9/v2")).stream(["BTC/USD"], 60, feed)
+    local = KrakenExchange("http://127.0.0.1:9", "ws://127.0.0.1:9/v2")
+    PaperExchange(local).stream(["BTC/USD"], 60, feed)
     (url, symbols, timeframe_s, options), (own_url, _, _, own_options) = asked
     assert (url, symbols, timeframe_s) == ("wss://ws.kraken.com/v2", ["BTC/USD"], 300)
     assert (options.silence_s, options.reconnect_s, options.reconnect_max_s) == (5.0, 1.0, 60.0)
     assert own_url == "ws://127.0.0.1:9/v2"
     assert (own_options.silence_s, own_options.reconnect_s, own_options.reconnect_max_s) == (7.0, 2.0, 30.0)
+
+
+@pytest.mark.parametrize("addresses", [("http://127.0.0.1:9", None), (None, "ws://127.0.0.1:9/v2")])
+def test_an_emulators_stream_never_joins_the_real_candles_nor_the_other_way_round(
+    addresses: tuple[str | None, str | None],
+) -> None:
+    with pytest.raises(ExchangeError, match="rest_url and websocket_url together"):
+        KrakenExchange(*addresses).stream(["BTC/USD"], 300)
 
 
 def test_paper_candles_offer_no_stream_and_no_trades_where_the_source_has_none() -> None:

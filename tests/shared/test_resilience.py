@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from shared.clock import Timer
 from shared.exchanges.protocol import ExchangeError
+from shared.exchanges.rate_limit import RateLimiter
 from shared.exchanges.resilience import (
     CircuitBreaker,
     PassingTrouble,
-    RateLimiter,
     RetryPolicy,
+    VenueCalls,
     retry_after_s,
 )
 
@@ -177,6 +178,17 @@ def test_a_limit_that_is_none_and_a_cost_that_never_fits_are_refused() -> None:
             RateLimiter(rate, burst)
     with pytest.raises(ValueError, match="never pass"):
         RateLimiter(1.0, 2.0).acquire(2.5)
+
+
+@pytest.mark.parametrize(("told_s", "paused_s"), [(None, 2.0), (9.0, 9.0), (100.0, 30.0)])
+def test_a_rate_limit_pauses_everybody_whether_or_not_it_says_for_how_long(
+    fake: FakeTime, told_s: float | None, paused_s: float
+) -> None:
+    calls = VenueCalls("v", 10.0, burst=10.0, timer=fake.timer(), retry=RetryPolicy(tries=1, timer=fake.timer()))
+    with pytest.raises(ExchangeError):
+        calls.read("a", failing(1, PassingTrouble("rate_limited", "slow down", told_s)))
+    calls.limiter.acquire()
+    assert sum(fake.naps) == pytest.approx(paused_s)
 
 
 # --- retries ---
