@@ -77,13 +77,15 @@ class Exchange(Protocol):
     capabilities: Capabilities
 
     def resolve(self, symbol: str) -> str:
-        """The symbol under which this venue lists it (BTC/USDT may be BTC/USD here); ExchangeError if none."""
+        """The symbol under which this venue lists it; ExchangeError if none. A pair quoted in USDT or USDC that is not
+        listed is the same base in USD, where that is. All other methods take the resolved symbol."""
         ...
 
     def rules(self, symbol: str) -> InstrumentRules: ...
 
     def candles(self, symbol: str, timeframe_s: int, since: int, until: int) -> Candles:
-        """The closed candles with since < as_of <= until (Unix seconds), as far as the venue serves them."""
+        """The closed candles with since < as_of <= until (Unix seconds), as far as the venue serves them: closed by
+        the venue's clock, for ``until`` may lie in its future. An answer that is none is an ExchangeError."""
         ...
 
     def server_time(self) -> float | None:
