@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
+from psycopg import DataError, IntegrityError
 from tqdm import tqdm
 
 from candles.backfill_fetch import Fetcher, Page, Request, Trouble
@@ -25,6 +26,7 @@ from candles.backfill_plan import (
     OVERLAP,
     choose_way,
     default_start,
+    inside_start,
     is_live,
     known_start,
     proven_from,
@@ -35,6 +37,7 @@ from candles.backfill_plan import (
 )
 from candles.gaps import NO_SPANS, NO_TIMES, Finding, Known, Spans, missing_spans, read_known, record_finding
 from candles.intake import admit
+from candles.spikes import SPIKE, judge, tell
 from candles.store import Written, add_instrument, known_series, write_candles
 from shared.alerts import raise_alert
 from shared.clock import Clock, floor_time, to_unix
@@ -94,9 +97,9 @@ def run_once(
 ) -> Outcome:
     """Stores what closed by now and is missing, page by page; one symbol's trouble does not stop the others.
 
-    ``recheck`` asks again for what the venue did not have before. ``look_back`` looks for holes of the last 30 days
-    at any time; else a run that only goes on does so at full hours (a replay has a thousand). JobError: no symbol
-    could be fetched.
+    ``recheck`` asks again for what the venue did not have before. ``look_back`` looks at any time for holes inside a
+    series, however old (of 30 days where it rechecks); else a run that only goes on does so at full hours, for those
+    of 30 days (a replay has a thousand). JobError: no symbol could be fetched.
     """
     step_s = timeframe_s or settings.universe.base_timeframe_s
     since, until = (None if at is None else to_unix(floor_time(at, step_s)) for at in (span_from, span_to))
@@ -159,10 +162,12 @@ class Backfill:
             after = default_start(last, self.until, step)
         if after >= self.until:
             return
-        known = self._known(series, after, self.until)
+        whole = follows and options.look_back and not options.recheck
+        known = self._known(series, 0 if whole else after, self.until)
         self._record(series, NO_SPANS, "none", known)
         if follows and last is not None:
             after = known_start(known, after, last, step)
+            after = inside_start(known, after) if whole else after
         self._queue(series, wanted_spans(known, last if follows else None, after, self.until, step))
 
     def _queue(self, series: Series, missing: Spans) -> None:
@@ -224,15 +229,36 @@ class Backfill:
         series.refused.update(refused)
         if len(sound) and (series.instrument is None or self.timeframe_s < series.instrument.base_timeframe_s):
             try:
-                rules = self.exchange.rules(series.symbol)
+                series.instrument = self._instrument(series.symbol)
             except ExchangeError as error:
                 self._fail_listed(series.symbol, error)
                 return page, Candles.empty()
-            series.instrument = add_instrument(
-                self.database, self.exchange.name, series.symbol, self.timeframe_s, rules, self.exchange.provenance,
-                self.now,
-            )  # fmt: skip
-        return page, sound[np.argsort(sound.as_of, kind="stable")]
+        return page, self._doubt(series, page, sound[np.argsort(sound.as_of, kind="stable")])
+
+    def _instrument(self, symbol: str) -> Instrument:
+        """ExchangeError also where the venue's rules cannot be stored: that is this symbol's trouble alone."""
+        rules, venue = self.exchange.rules(symbol), self.exchange
+        try:
+            return add_instrument(
+                self.database, venue.name, symbol, self.timeframe_s, rules, venue.provenance, self.now
+            )
+        except (DataError, IntegrityError) as error:
+            raise ExchangeError(f"{symbol}: {rules} of {venue.name} cannot be stored: {error}") from error
+
+    def _doubt(self, series: Series, page: Page, sound: Candles) -> Candles:
+        """What of a page is to be believed; an absurd candle is asked for once more, and then the venue's truth."""
+        if series.instrument is None or not len(sound):
+            return sound
+        request, source, step = page.request, self.exchange.name, self.timeframe_s
+        overlaps = series.last is not None and page.since == series.last - OVERLAP * step < series.last < page.until
+        found = judge(self.database, series.instrument.id, step, sound, request.doubted, request.from_trades, overlaps)
+        tell(self.database, source, series.symbol, step, found, self.now)
+        if request.doubted is not None:
+            series.refused.update([SPIKE] * len(found.doubted))
+        elif len(found.doubted):
+            again = self.fetcher.add_again(request, found.doubted)
+            self.bar.total = (self.bar.total or 0) + (again.until - again.since) // step
+        return found.believed
 
     def _lock_order(self, found: tuple[Page, Candles]) -> int:
         """write_candles locks each instrument until the transaction ends: every writer by rising id."""
@@ -250,13 +276,15 @@ class Backfill:
             self.database.execute(load_queries("candles")["lock_series"], {"instrument_id": series.instrument.id})
             held = self._known(series, page.since, page.until).held
             sound = sound[~np.isin(sound.as_of, held)]
-            self._count_trades(series, page)
+            if request.doubted is None:
+                self._count_trades(series, page)
         if len(sound):
             series.last = max(int(sound.as_of[-1]), series.last or 0)
             series.written += write_candles(
                 self.database, series.instrument, self.timeframe_s, sound, self.derive_to_s, source, self.now
             )
-        self._record_absent(series, page)
+        if request.doubted is None:  # what a second reading lacks, the first one had
+            self._record_absent(series, page)
 
     def _count_trades(self, series: Series, page: Page) -> None:
         series.trades_pages += 1

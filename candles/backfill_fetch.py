@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, PriorityQueue, SimpleQueue
 from typing import cast
 
@@ -19,13 +20,15 @@ from shared.exchanges.protocol import BuildsFromTrades
 from shared.rows import Candles
 
 WORKERS = 8
+SECOND_READING_S = 5.0  # real seconds before absurd candles are asked for again
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """One span (since, until] of one symbol, in Unix seconds. ``early`` ones, like the live end, come first.
 
-    ``asked_at``: when it was queued, at or before the moment of which the answer speaks.
+    ``asked_at``: when it was queued, at or before the moment of which the answer speaks. ``doubted``: the candles
+    that were too absurd to be believed, for which it is asked a second time, not before ``not_before`` (monotonic).
     """
 
     symbol: str
@@ -35,6 +38,8 @@ class Request:
     asked_at: int
     from_trades: bool = False
     early: bool = False
+    doubted: Candles | None = None
+    not_before: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ class Fetcher:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self._in_process = math.isinf(exchange.capabilities.requests_per_s)
         self._candles: PriorityQueue[Queued] = PriorityQueue()
         self._trades: PriorityQueue[Queued] = PriorityQueue()
         self._answered: SimpleQueue[Answer | Request | BaseException] = SimpleQueue()
@@ -97,14 +103,23 @@ class Fetcher:
         queue = self._trades if request.from_trades else self._candles
         queue.put((not request.early, -request.until, next(self._serial), request))
 
+    def add_again(self, request: Request, doubted: Candles) -> Request:
+        """Asks once more for these candles of its answer (all in one question), after a pause; what lives in this
+        process does not change its mind, and need not be waited for."""
+        since, until = int(doubted.as_of[0]) - request.timeframe_s, int(doubted.as_of[-1])
+        pause_s = 0.0 if self._in_process else SECOND_READING_S
+        again = replace(request, since=since, until=until, early=False, doubted=doubted,
+                        not_before=time.monotonic() + pause_s)  # fmt: skip
+        self.add(again)
+        return again
+
     def abandon(self, symbol: str) -> None:
         """Asks nothing more for this symbol."""
         self._abandoned.add(symbol)
 
     def batches(self) -> Generator[list[Answer], None, None]:
         """What came in, a list at a time; requests may be added between two of them."""
-        in_process = math.isinf(self._exchange.capabilities.requests_per_s)
-        threaded = not in_process and (self._open > 1 or self._open_trades > 0)
+        threaded = not self._in_process and (self._open > 1 or self._open_trades > 0)
         while self._open:
             yield from self._by_workers() if threaded else self._inline()
 
@@ -128,6 +143,8 @@ class Fetcher:
             yield early
 
     def _ask(self, request: Request) -> Iterator[Answer]:
+        if request.doubted is not None and not self._given_up(request):
+            self._stopped.wait(max(0.0, request.not_before - time.monotonic()))
         if self._given_up(request):
             return
         for answer in answers(self._exchange, request):
@@ -151,7 +168,8 @@ class Fetcher:
             while self._open:
                 if not builds and self._open == self._open_trades:  # the recent part is there: now the past
                     # One worker of their own: thousands of pages of trades never keep a live candle waiting.
-                    started += [self._start(self._trades)] + [self._start(self._candles)] * (not started)
+                    queues = [self._trades] if started else [self._trades, self._candles]
+                    started += [self._start(queue) for queue in queues]
                     builds = True
                 batch = self._next_batch()
                 if batch:

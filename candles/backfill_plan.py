@@ -44,6 +44,11 @@ def known_start(known: Known, after: int, last: int, timeframe_s: int) -> int:
     return max(after, int(min([first, *known.checked[:, 0]])))
 
 
+def inside_start(known: Known, after: int) -> int:
+    """``after``, or the first stored candle if that is earlier: a hole inside the series has no age."""
+    return min(after, int(known.held[0])) if len(known.held) else after
+
+
 def is_live(last: int | None, until: int, timeframe_s: int) -> bool:
     """Whether a run may simply go on after ``last``, without a look at what lies behind it: not at full hours, and not
     after more than OVERLAP candles without news; a killed run may have left holes."""

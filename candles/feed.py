@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from candles.feed_journal import DATABASE_TROUBLES, Journal
 from candles.feed_state import Pace, SeriesState, Span, Verdict
 from candles.feed_store import FeedStore
 from candles.feed_threads import OneAtATime, Workers
-from candles.feed_venue import Skew, VenueCheck, check_venue, count_troubles
+from candles.feed_venue import Skew, VenueCheck, check_venue
 from candles.store import Written
-from shared.alerts import Severity
 from shared.clock import Clock, ClockUnavailable, to_unix
-from shared.db import Database, DatabaseError, DatabaseUnavailable
+from shared.db import Database
 from shared.exchanges import Exchange, ExchangeError
 from shared.exchanges.protocol import (
     BookTop,
@@ -40,13 +39,13 @@ log = logging.getLogger("sextant.feed")
 STEP_S = 0.2  # between two looks at the clock
 CHECK_S = 60.0  # between two looks at the venue, at most
 LAST_CALL_S = 1.0  # what a write under way gets to finish when the feed is stopped
+IDLE_S = 0.2  # what a thread needs to end that has nothing to do
 FAILURES_TO_TELL = 3  # reads that failed in a row, before it is an alert and asked more slowly
 VENUE_THREADS = 8  # so many hanging symbols leave the others alone
 DEEPEST = 10_000  # candles: a longer absence is the backfill's work
 FRESH = 700  # candles read of a symbol that was never stored
 ONCE_ROUNDS = 4  # questions a symbol, in a run that ends
 LASTING = ("refused", "venue_error")  # kinds of ExchangeError that more haste will not cure: a delisted symbol
-DATABASE_TROUBLES = (DatabaseError, DatabaseUnavailable)
 
 
 @dataclass(slots=True)
@@ -80,10 +79,9 @@ class Feed:
         self._database = OneAtATime(LAST_CALL_S)
         self._venue_threads, self._clock_thread = Workers(VENUE_THREADS), Workers(1)
         self._watched = [Watched(wanted) for wanted in universe.symbols]
-        self._counts: Counter[str] = Counter()
-        self._told: dict[str, int] = {}
         self._written = Written()
         self._now = clock.now()
+        self._journal = Journal(exchange, self._store, self._database, lambda: self._now)
         self._connected = self._degraded = False
         self._streamed_status: VenueStatus = "online"
         self._lost_at, self._lost_closed = 0.0, self._closed()
@@ -115,9 +113,14 @@ class Feed:
             self._end()
 
     def _end(self) -> None:
-        for threads in (self._database, self._venue_threads, self._clock_thread):
+        """The connection is the job's again afterwards: a write that still hangs is given up, all of it."""
+        for threads in (self._venue_threads, self._clock_thread, self._database):
             threads.close()
-        self._tell_counts()
+        if not self._database.ended_within(IDLE_S):
+            self._store.interrupt()
+            if not self._database.ended_within(LAST_CALL_S):
+                self._store.disconnect()
+        self._journal.tell_counts()
 
     async def _catch_up(self, watched: Watched) -> None:
         for _ in range(ONCE_ROUNDS):
@@ -128,7 +131,7 @@ class Feed:
 
     def result(self) -> dict[str, Any]:
         """What it came to, for job_runs."""
-        return {"new": self._written.new, "revised": self._written.revised, "counts": self._all_counts()}
+        return {"new": self._written.new, "revised": self._written.revised, "counts": self._journal.counts()}
 
     # --- time ---
 
@@ -138,15 +141,15 @@ class Feed:
             try:
                 self._now = await self._clock_thread.run(self._clock.now)
             except ClockUnavailable as error:
-                self._count("clock", error)
+                self._journal.count("clock", error, rarely=True)
             now, monotonic = to_unix(self._now), _monotonic()
             for watched in self._watched:
                 if watched.wants(now, monotonic):
                     watched.look.set()
-            if self._closed() > closed:
+            if self._closed() != closed:  # back, too: a clock that was ahead is right again
                 closed = self._closed()
                 self.look_at_venue_now()
-                self._tell_counts()
+                self._journal.tell_counts()
             await asyncio.sleep(self._step_s)
 
     def _closed(self) -> int:
@@ -173,10 +176,10 @@ class Feed:
         except ExchangeError as error:
             await self._read_failed(watched, error)
         except DATABASE_TROUBLES as error:
-            self._count("database", error)
+            self._journal.count("database", error)
             self._forget(watched)
             if watched.failures == FAILURES_TO_TELL:  # a server that is away for long hears of it when it is back
-                await self._alert("warning", f"feed-database:{watched.wanted}", f"{watched.wanted}: {error}")
+                await self._journal.alert("warning", f"feed-database:{watched.wanted}", f"{watched.wanted}: {error}")
 
     async def _ask(self, watched: Watched, span: Span) -> None:
         symbol = cast(str, watched.symbol)
@@ -191,16 +194,17 @@ class Feed:
     async def _write(self, watched: Watched, judge: Callable[[SeriesState], Verdict]) -> None:
         state, now = _state(watched), self._now
         verdict = judge(state)
-        self._counts.update(+verdict.counts)
+        self._journal.add(verdict.counts)
         if verdict.counts["out_of_reach"]:
             text = f"{verdict.counts['out_of_reach']} candles before those that the feed reads are missing"
-            await self._alert(
+            await self._journal.alert(
                 "warning", f"feed-hole:{watched.wanted}", f"{watched.symbol}: {text}; run `make backfill`"
             )
-        if len(verdict.store) or verdict.refused or verdict.believed:
+        if len(verdict.store) or len(verdict.again) or verdict.refused:
             instrument = cast(Instrument, watched.instrument)
             written = await self._database.run(self._store.write, instrument, verdict, state.known, now)
             self._written += written  # not before the wait: another symbol's may come in between
+            self._journal.add({"revision": written.revised})
 
     async def _find(self, watched: Watched) -> None:
         """Finds where the series ends; a symbol never stored begins with what the venue serves."""
@@ -209,10 +213,10 @@ class Feed:
         if found is None and watched.symbol is None:
             watched.symbol = await self._venue_threads.run(self._exchange.resolve, watched.wanted)
             found = await self._database.run(self._store.find, watched.symbol)
-        if found is None:
-            rules = await self._venue_threads.run(self._exchange.rules, cast(str, watched.symbol))
-            found = await self._database.run(self._store.add, cast(str, watched.symbol), rules, now), None
-        watched.instrument, last = found
+        listed = watched.symbol or watched.wanted
+        rules = await self._venue_threads.run(self._exchange.rules, listed)
+        known, last = found or (None, None)
+        watched.instrument = await self._database.run(self._store.under_rules, listed, known, rules, now)
         watched.symbol = watched.instrument.symbol
         if last is None:
             fresh = min(FRESH, cast(int, self._pace.depth) * 9 // 10)
@@ -240,10 +244,10 @@ class Feed:
             watched.state.failed(_monotonic(), slow)
         else:
             watched.not_before = _monotonic() + self._wait_s(watched.failures) * (10 if slow else 1)
-        self._count("read_failed", error)
+        self._journal.count("read_failed", error)
         if watched.failures == FAILURES_TO_TELL:
             message = f"{watched.wanted}: {FAILURES_TO_TELL} reads in a row failed; the others go on: {error}"
-            await self._alert("warning", f"feed:{watched.wanted}", message)
+            await self._journal.alert("warning", f"feed:{watched.wanted}", message)
 
     # --- the stream ---
 
@@ -261,7 +265,7 @@ class Feed:
                         if self._symbols() != symbols:
                             break
             except ExchangeError as error:
-                await self._alert("warning", "feed-degraded", f"no stream, candles are polled for: {error}")
+                await self._journal.alert("warning", "feed-degraded", f"no stream, candles are polled for: {error}")
                 return
             self._lose()
 
@@ -279,7 +283,7 @@ class Feed:
                     _state(watched).quoted(event)
             case StreamState(connected=connected, venue_status=status):
                 if status not in ("online", self._streamed_status):
-                    self._count(f"stream.{status}", event)
+                    self._journal.count(f"stream.{status}", event)
                 self._streamed_status = status
                 self.look_at_venue_now()
                 if connected and not self._connected:
@@ -287,7 +291,7 @@ class Feed:
                 elif not connected:
                     self._lose()
             case StreamTrouble(kind=kind, detail=detail):
-                self._count(f"stream.{kind}", detail)
+                self._journal.count(f"stream.{kind}", detail)
                 for watched in self._following():
                     _state(watched).doubt(to_unix(self._now))
 
@@ -296,7 +300,7 @@ class Feed:
 
     def _connect(self) -> None:
         self._connected = True
-        self._counts["connected"] += 1
+        self._journal.add({"connected": 1})
         for watched in self._following():
             _state(watched).connected(to_unix(self._now))
             watched.look.set()
@@ -314,11 +318,13 @@ class Feed:
         """After a close without a stream candles are polled for, which is worth an alert."""
         while self._exchange.capabilities.streams_candles:
             await asyncio.sleep(self._step_s)
-            silent = _monotonic() - self._lost_at >= self._settings.silence_s and self._closed() > self._lost_closed
+            silent = _monotonic() - self._lost_at >= self._settings.silence_s and self._closed() != self._lost_closed
             if silent and not self._connected and not self._degraded:
                 self._degraded = True
-                self._count("degraded", "no stream")
-                await self._alert("warning", "feed-degraded", "no stream: candles are polled for after each close")
+                self._journal.count("degraded", "no stream")
+                await self._journal.alert(
+                    "warning", "feed-degraded", "no stream: candles are polled for after each close"
+                )
 
     # --- the venue's health ---
 
@@ -337,7 +343,7 @@ class Feed:
         try:
             check = await self._venue_threads.run(check_venue, self._exchange, self._clock)
         except ClockUnavailable as error:
-            self._count("clock", error)
+            self._journal.count("clock", error, rarely=True)
             return
         skew = check.skew(self._settings.skew_limit_s)
         seen = (self._closed(), check.status, skew)
@@ -346,7 +352,7 @@ class Feed:
         try:
             await self._database.run(self._store.write_check, check, self._now)
         except DATABASE_TROUBLES as error:
-            self._count("database", error)
+            self._journal.count("database", error)
             return
         changed = self._last_check is None or self._last_check[1:] != seen[1:]
         self._last_check = seen
@@ -356,39 +362,20 @@ class Feed:
     async def _tell_health(self, check: VenueCheck, skew: Skew) -> None:
         limit = self._settings.skew_limit_s
         if check.status != "online":
-            self._count(f"status.{check.status}", "as it says itself" if check.status != "unreachable" else "no answer")
-            await self._alert("warning", f"venue-{check.status}", f"the venue is {check.status}: no entries meanwhile")
+            self._journal.count(
+                f"status.{check.status}", "as it says itself" if check.status != "unreachable" else "no answer"
+            )
+            await self._journal.alert(
+                "warning", f"venue-{check.status}", f"the venue is {check.status}: no entries meanwhile"
+            )
         if skew == "none":
             return
         apart = check.clock_skew_s or 0.0
         side = "ahead of" if apart > 0 else "behind"
         ours = f"our clock is {abs(apart):.1f} s (± {check.doubt_s:.1f} s) {side} the venue's"
-        self._count(f"skew.{skew}", ours)
+        self._journal.count(f"skew.{skew}", ours)
         consequence = f": no entries until it is {limit:g} s or less" if skew == "critical" else ""
-        await self._alert(skew, f"clock-skew-{skew}", f"{ours}{consequence}; check this machine's time service")
-
-    # --- telling ---
-
-    async def _alert(self, severity: Severity, key: str, message: str) -> None:
-        name = self._exchange.name
-        log.warning("%s: %s", name, message, extra={"venue": name, "key": key})
-        try:
-            await self._database.run(self._store.alert, self._now, severity, f"{key}:{name}", f"{name}: {message}")
-        except DATABASE_TROUBLES as error:
-            self._count("database", error)
-
-    def _count(self, kind: str, detail: object) -> None:
-        self._counts[kind] += 1
-        log.info("%s: %s", kind, detail, extra={"venue": self._exchange.name, "kind": kind})
-
-    def _all_counts(self) -> dict[str, int]:
-        return dict(sorted((+self._counts + count_troubles(self._exchange)).items()))
-
-    def _tell_counts(self) -> None:
-        counts = self._all_counts()
-        if counts != self._told:
-            self._told = counts
-            log.info("counts", extra={"venue": self._exchange.name, "counts": counts})
+        await self._journal.alert(skew, f"clock-skew-{skew}", f"{ours}{consequence}; check this machine's time service")
 
 
 def _state(watched: Watched) -> SeriesState:

@@ -15,18 +15,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from candles.intake import Refused, describe
+from candles.spikes import SPIKE, SPIKE_FACTOR
 from candles.validate import KEPT, REASONS, reason_codes
 from shared.exchanges.protocol import BookTop, CandleUpdate
 from shared.rows import CANDLE_FIELDS, Candles
 
-# A candle further than this from the close before it, or from the book, is suspect. Liquid pairs have moved by less
-# in five minutes in all crashes on record; what did move more (LUNA's end) only costs one more reading.
-SPIKE_FACTOR = 2.0
 CONFIRMED_DECISIONS = 2  # decision intervals whose candles are read again at each boundary
 READINGS = 2  # that must agree before a hole, or an absurd candle, is the venue's truth
 REFUSALS = 10  # readings that refuse the same candle, before it counts as one that the venue does not have
 CONFIRM_TRIES = 4  # answers that lack what is stored, before a confirmation is left to the next boundary
-SPIKE = "spike"
 
 Row = tuple[float, ...]  # one candle, as CANDLE_FIELDS
 

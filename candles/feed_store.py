@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
+from contextlib import suppress
 from datetime import datetime
 
 import numpy as np
@@ -10,14 +12,17 @@ import numpy as np
 from candles.feed_state import REFUSALS, Verdict
 from candles.feed_venue import VenueCheck
 from candles.intake import quarantine
-from candles.store import Written, add_instrument, known_series, write_candles
+from candles.store import Written, add_instrument, known_series, refresh_rules, write_candles
 from shared.alerts import Severity, raise_alert
-from shared.db import Database, DatabaseUnavailable, load_queries
+from shared.db import Database, DatabaseError, DatabaseUnavailable, load_queries
 from shared.exchanges import Exchange
 from shared.market_data import read_candles
 from shared.rows import Candles, Instrument, InstrumentRules
 
 JOB = "run_feed"
+INTERRUPT_S = 1.0  # for the word that a statement is to end
+
+log = logging.getLogger("sextant.feed")
 
 
 class FeedStore:
@@ -38,8 +43,11 @@ class FeedStore:
         name, provenance = self._exchange.name, self._exchange.provenance
         return known_series(self._database, name, (symbol,), self._timeframe_s, provenance).get(symbol)
 
-    def add(self, symbol: str, rules: InstrumentRules, now: datetime) -> Instrument:
+    def under_rules(self, symbol: str, known: Instrument | None, rules: InstrumentRules, now: datetime) -> Instrument:
+        """The instrument with what the venue demands of an order today; made where it is not known."""
         self._hold_lock()
+        if known is not None:
+            return refresh_rules(self._database, known, rules)
         name, provenance = self._exchange.name, self._exchange.provenance
         return add_instrument(self._database, name, symbol, self._timeframe_s, rules, provenance, now)
 
@@ -83,6 +91,17 @@ class FeedStore:
     def alert(self, now: datetime, severity: Severity, key: str, message: str) -> None:
         self._hold_lock()
         raise_alert(self._database, now, severity, key, message)
+
+    def interrupt(self) -> None:
+        """Ends the statement under way in another thread: its transaction is rolled back. The only call that may
+        come beside others."""
+        with suppress(DatabaseError):
+            self._database.connection.cancel_safe(timeout=INTERRUPT_S)
+
+    def disconnect(self) -> None:
+        """For a server that does not even end a statement: what is under way must not be joined by what follows."""
+        log.warning("the database does not answer: the connection is dropped, with the write that was under way")
+        self._database.close()
 
     def _hold_lock(self) -> None:
         backend = self._database.connection.info.backend_pid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
@@ -20,7 +21,8 @@ class Workers:
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit, self._threads, self._busy = limit, 0, 0
+        self._limit, self._busy = limit, 0
+        self._threads: list[threading.Thread] = []
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -46,9 +48,9 @@ class Workers:
                 loop.call_soon_threadsafe(settle, result, failure)
 
         self._busy += 1
-        if self._threads < min(self._busy, self._limit):
-            self._threads += 1
-            threading.Thread(target=self._work, name="feed", daemon=True).start()
+        if len(self._threads) < min(self._busy, self._limit):
+            self._threads.append(threading.Thread(target=self._work, name="feed", daemon=True))
+            self._threads[-1].start()
         self._calls.put(call)
         return await future
 
@@ -58,8 +60,15 @@ class Workers:
 
     def close(self) -> None:
         """Each thread ends after the call it is at."""
-        for _ in range(self._threads):
+        for _ in self._threads:
             self._calls.put(None)
+
+    def ended_within(self, seconds: float) -> bool:
+        """Whether all threads have ended by then. Blocks; ``close`` comes first."""
+        until = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
 
 class OneAtATime:
@@ -79,3 +88,6 @@ class OneAtATime:
 
     def close(self) -> None:
         self._worker.close()
+
+    def ended_within(self, seconds: float) -> bool:
+        return self._worker.ended_within(seconds)

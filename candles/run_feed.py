@@ -75,7 +75,9 @@ async def _cancel_when(stop: threading.Event, work: asyncio.Future[None]) -> Non
 def _command(context: Context) -> Outcome:
     settings = context.settings
     try:
-        exchange = open_exchange(context.arguments.venue or settings.universe.venue, settings.venues, settings.home_path)
+        exchange = open_exchange(
+            context.arguments.venue or settings.universe.venue, settings.venues, settings.home_path
+        )
     except ExchangeError as error:
         raise UsageError(str(error)) from error
     return run_feed(context.clock, context.database, settings, exchange, context.arguments.once)

@@ -89,6 +89,13 @@ SELECT (SELECT string_agg(timestamptz_send(as_of), '' ORDER BY as_of) FROM marke
         FROM gap_checks WHERE instrument_id = %(instrument_id)s AND timeframe_s = %(timeframe_s)s
           AND after < (SELECT last FROM around) AND until > (SELECT first FROM around)) AS checked
 
+-- name: close_before
+-- The close before a candle, if one is stored that is not too old to be compared with it.
+SELECT close FROM market_data
+WHERE instrument_id = %(instrument_id)s AND timeframe_s = %(timeframe_s)s
+  AND as_of >= %(oldest)s AND as_of < %(before)s
+ORDER BY as_of DESC LIMIT 1
+
 -- name: record_gap_checks
 -- What the venue does not have, as it said.
 INSERT INTO gap_checks (instrument_id, timeframe_s, after, until, finding, recorded_at)

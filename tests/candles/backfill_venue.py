@@ -45,6 +45,7 @@ class Venue:
     rate: float = math.inf
     renamed: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)  # symbol -> the question that fails
+    rules_of: dict[str, InstrumentRules] = field(default_factory=dict)  # others than RULES
     beyond_s: int = 0  # serves candles that close this much later than asked
     before_answer: Callable[[str, int], object] = lambda symbol, asked: None  # called with how often it was asked
     asked: list[tuple[str, int, int]] = field(default_factory=list)
@@ -71,7 +72,8 @@ class Venue:
         return self._recorded(symbol, "resolve").resolve(self.renamed.get(symbol, symbol))
 
     def rules(self, symbol: str) -> InstrumentRules:
-        return self._recorded(symbol, "rules").rules(symbol)
+        rules = self._recorded(symbol, "rules").rules(symbol)
+        return self.rules_of.get(symbol, rules)
 
     def candles(self, symbol: str, timeframe_s: int, since: int, until: int) -> Candles:
         with self.lock:

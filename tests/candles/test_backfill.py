@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from shared.db import Database
 from shared.job import JobError, Outcome
 from shared.rows import Candles
 from shared.settings import Settings
-from tests.candles.backfill_venue import FIVE, HOUR, A, B, Venue, stored, two_days, until
+from tests.candles.backfill_venue import FIVE, HOUR, RULES, A, B, Venue, stored, two_days, until
 from tests.helpers import NOON, DatabaseFor
 
 
@@ -120,6 +122,16 @@ def test_one_symbols_trouble_does_not_stop_the_other(
     assert stored(database) == until(series, to_unix(NOON))
 
 
+@pytest.mark.parametrize("tick", ["1e-9", "1e30"])
+def test_rules_that_cannot_be_stored_are_that_symbols_trouble(
+    run: Callable[..., Outcome], database: Database, tick: str
+) -> None:
+    series = two_days()
+    outcome = run(NOON, Venue(series, rules_of={A: replace(RULES, tick_size=Decimal(tick))}))
+    assert "cannot be stored" in outcome.result["failures"][A]
+    assert stored(database) == {B: until(series, to_unix(NOON))[B]}
+
+
 @pytest.mark.parametrize("question", ["resolve", "candles", "rules"])
 def test_when_no_symbol_can_be_fetched_the_job_fails(
     run: Callable[..., Outcome], database: Database, question: str
@@ -215,7 +227,7 @@ def test_the_command_says_what_it_cannot_do(
     assert backfill.main(["--venue", "ftx"]) == 2
     assert "FTX collapsed in November 2022" in capsys.readouterr().err
     venue = Venue(two_days())
-    monkeypatch.setattr(backfill, "open_exchange", lambda name, venues: {"test": venue}[name])
+    monkeypatch.setattr(backfill, "open_exchange", lambda name, *others: {"test": venue}[name])
     assert backfill.main(["--at", NOON.isoformat(), "--from", "2024-06-01T10:00"]) == 0
     assert [len(found) for found in stored(database).values()] == [24, 24]
     venue.broken = {A: "candles", B: "candles"}
@@ -230,7 +242,7 @@ def test_the_command_looks_for_holes_at_any_minute_and_takes_its_span_symbols_an
 ) -> None:
     series = two_days()
     monkeypatch.setattr("shared.job.load_settings", lambda: settings)
-    monkeypatch.setattr(backfill, "open_exchange", lambda name, venues: Venue(series))
+    monkeypatch.setattr(backfill, "open_exchange", lambda *asked: Venue(series))
     one = ["--symbols", A, "--timeframe", "5m"]
     for begin, end in (("08:00", "09:00"), ("11:00", "12:00")):
         span = ["--from", f"2024-06-01T{begin}", "--to", f"2024-06-01T{end}"]

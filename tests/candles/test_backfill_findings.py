@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -29,7 +30,7 @@ from tests.candles.backfill_venue import (
     until,
     without,
 )
-from tests.helpers import NOON, DatabaseFor
+from tests.helpers import NOON, DatabaseFor, random_candles
 
 DAY_AGO = NOON - timedelta(days=1)
 FAST = 1_000.0  # requests a second: asked by threads, and not slowed down
@@ -145,3 +146,44 @@ def test_a_dead_symbol_costs_one_short_question_a_tick_and_one_row_a_day(run: Ru
     assert max(end - begin for _, begin, end in venue.asked) <= 2 * 86_400
     checks = database.fetch("SELECT until FROM gap_checks WHERE after >= %(after)s", {"after": NOON - minutes(45)})
     assert len(checks) == 4
+
+
+def test_a_hole_inside_a_series_is_asked_for_however_old_it_is_and_once(run: Run, database: Database) -> None:
+    """A feed that starts first after a long absence leaves a hole that no 30 days reach back to."""
+    truth = random_candles(50 * 288, FIVE, seed=1, end=to_unix(NOON))
+    begin, lost = NOON - timedelta(days=50), NOON - timedelta(days=40)
+    away = truth[(truth.as_of <= to_unix(lost)) | (truth.as_of > to_unix(lost + timedelta(days=2)))]
+    for at, until_ in ((begin, lost), (lost + timedelta(days=2), NOON)):
+        run(NOON, Venue({A: away}), symbols=[A], span_from=at, span_to=until_)
+    never = lost + minutes(500)
+    venue = Venue({A: without(truth, never)})
+    assert run(NOON, venue, symbols=[A]).status == "nothing", "a replay looks 30 days back"
+    assert run(NOON, venue, symbols=[A], look_back=True).result == {A: {"new": 575}}
+    assert gaps(database) == [(never, 1, "none")]
+    venue.asked.clear()
+    assert run(NOON, venue, symbols=[A], look_back=True).status == "nothing"
+    assert venue.asked == [], "it was asked for, and is not there"
+
+
+def test_an_old_hole_that_is_out_of_reach_is_asked_about_no_more(run: Run, database: Database) -> None:
+    truth = random_candles(50 * 288, FIVE, seed=1, end=to_unix(NOON))
+    lost = NOON - timedelta(days=40)
+    run(NOON, Venue({A: truth}), symbols=[A], span_from=NOON - timedelta(days=50), span_to=lost)
+    run(NOON, Venue({A: truth}), symbols=[A], span_from=lost + minutes(60), span_to=NOON)
+    venue = Venue({A: truth}, depth=48)
+    assert "import-csv" in run(NOON, venue, symbols=[A], look_back=True).result[A]["reach"]
+    assert gaps(database) == [(lost + minutes(5), 12, "out-of-reach")]
+    assert run(NOON, venue, symbols=[A], look_back=True).result == {A: {"new": 0}}
+    assert venue.asked == []
+
+
+def test_a_look_back_stays_quick_among_tens_of_thousands_of_known_holes(run: Run, database: Database) -> None:
+    truth = random_candles(60_000, FIVE, seed=1, end=to_unix(NOON))
+    holed = {A: truth[np.arange(60_000) % 3 != 0]}  # 20,000 holes
+    run(NOON, Venue(holed), symbols=[A], span_from=NOON - minutes(5 * 60_000))
+    venue = Venue(holed)
+    started = time.perf_counter()
+    assert run(NOON, venue, symbols=[A], look_back=True).status == "nothing"
+    assert venue.asked == []
+    took_s = time.perf_counter() - started
+    assert took_s < 2, "it takes some 20 ms"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from candles import feed as feed_module
 from candles.feed_threads import OneAtATime, Workers
 from candles.feed_venue import VenueCheck, measure
 from candles.run_feed import run_feed
+from candles.store import add_instrument, default_rules
 from shared.db import Database, role_url
 from shared.embedded_db import ensure_running
 from shared.exchanges.protocol import ExchangeError, StreamTrouble
@@ -373,3 +375,11 @@ def test_a_rehearsal_never_writes_into_real_candles(database: Database, live: Se
     with pytest.raises(JobError, match="never mix"):
         run_feed(venue, database, live, venue, once)
     assert closes(database) == before
+
+
+def test_the_rules_of_a_series_that_came_from_files_become_the_venues(database: Database, live: Settings) -> None:
+    venue = Venue()
+    add_instrument(database, "test", A, STEP, default_rules(30_000.0), "real", venue.now())
+    once(database, venue, live)
+    rules = "SELECT tick_size, lot_size, min_notional FROM instruments WHERE symbol = %(symbol)s"
+    assert database.fetch(rules, {"symbol": A}) == [asdict(venue.rules(A))]
