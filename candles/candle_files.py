@@ -40,6 +40,7 @@ __all__ = [
     "RefusedRows",
     "Series",
     "canonical_symbol",
+    "is_krakens_download",
     "parse_candles",
     "parse_timeframe",
     "read_candle_file",
@@ -162,6 +163,12 @@ def canonical_symbol(text: str) -> str:
     if not (slash and base and quote):
         raise FileRefused(f"symbol {text!r} is not understood: give it as BASE/QUOTE, like BTC/USD")
     return f"{KRAKEN_ASSETS.get(base, base)}/{KRAKEN_ASSETS.get(quote, quote)}"
+
+
+def is_krakens_download(name: str) -> bool:
+    """Whether a file is named as in Kraken's OHLCVT download, which leaves out the candles without trades, and no
+    others."""
+    return _KRAKEN_NAME.fullmatch(Path(name).name.split(".", 1)[0]) is not None
 
 
 def _name_says(stem: str) -> tuple[str, str, str]:

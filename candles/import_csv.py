@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, ZipInfo
@@ -21,17 +22,20 @@ from candles.candle_files import (
     Parsed,
     Series,
     canonical_symbol,
+    is_krakens_download,
     parse_candles,
     parse_timeframe,
     read_candle_file,
     series_from_name,
 )
+from candles.gaps import missing_spans, read_known, record_finding
 from candles.intake import quarantine
 from candles.store import add_instrument, default_rules, write_candles
 from candles.validate import Refused
 from shared.clock import Clock, from_unix, to_unix
 from shared.db import Database
 from shared.job import Context, JobError, Outcome, job, job_parser, run_job_command
+from shared.rows import Candles, Instrument
 from shared.settings import Settings
 
 
@@ -151,11 +155,22 @@ def _store(run: _Import, series: Series, parsed: Parsed, name: str) -> dict[str,
             result["unchanged"] = len(candles) - written.new - written.revised - written.kept
             if written.kept:  # fetch them anew to learn who is right: an export may end in an open candle
                 result["differ_from_the_venues_own_which_stay"] = written.kept
+            if is_krakens_download(name) and not parsed.refused:
+                result["holes_without_trades"] = _note_holes(database, instrument, timeframe_s, candles, now)
             result["span"] = f"{from_unix(int(candles.as_of[0]))} to {from_unix(int(candles.as_of[-1]))}"
     if parsed.refused:
         result["refused"] = parsed.refused_counts
         result["examples"] = [f"line {r.line}: {r.reason}: {r.raw}" for r in parsed.refused_examples]
     return result | ({"notes": parsed.notes} if parsed.notes else {})
+
+
+def _note_holes(database: Database, instrument: Instrument, timeframe_s: int, candles: Candles, now: datetime) -> int:
+    """What Kraken's own download lacks, nobody need ask Kraken for; returns how many candles that is."""
+    first, last = int(candles.as_of[0]) - timeframe_s, int(candles.as_of[-1])
+    known = read_known(database, instrument.id, timeframe_s, first, last)
+    absent = missing_spans(known.held, known.checked, first, last, timeframe_s)
+    record_finding(database, instrument.id, timeframe_s, absent, "none", known, now)
+    return int((absent[:, 1] - absent[:, 0]).sum()) // timeframe_s
 
 
 def _command(context: Context) -> Outcome:

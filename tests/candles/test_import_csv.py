@@ -277,3 +277,25 @@ def test_the_command_by_its_name_ends_with_the_code_that_it_means(
     told = json.loads(finished.stderr.splitlines()[-1])
     assert (told["message"], told[NAME]["refused"]) == ("refused", EXPECTED)
     assert hours(database) == KEPT
+
+
+@pytest.mark.parametrize(("name", "known"), [("XBTUSD_60.csv", True), ("kraken_BTC-USD_1h.csv", False)])
+def test_what_krakens_own_download_lacks_is_known_to_be_without_trades(
+    run: Callable[..., int], database: Database, tmp_path: Path, name: str, known: bool
+) -> None:
+    held = "\n".join(row(hour) for hour in (0, 1, 4, 5, 9)) + "\n"
+    path = put(tmp_path, held.encode(), name)
+    assert run(path) == 0
+    gaps = database.fetch("SELECT missing, finding FROM candle_gaps ORDER BY after")
+    assert gaps == [{"missing": n, "finding": "none" if known else None} for n in (2, 3)]
+    assert last_run(database)["result"][name].get("holes_without_trades") == (5 if known else None)
+    assert run(path) == 0
+    assert database.fetch("SELECT count(*) FROM gap_checks") == [{"count": 2 if known else 0}]
+
+
+def test_a_download_with_refused_rows_proves_no_hole(
+    run: Callable[..., int], database: Database, tmp_path: Path
+) -> None:
+    path = put(tmp_path, "\n".join([row(0), row(1, c="0"), row(2), ""]).encode(), "XBTUSD_60.csv")
+    assert run(path) == 3
+    assert database.fetch("SELECT missing, finding FROM candle_gaps") == [{"missing": 1, "finding": None}]
