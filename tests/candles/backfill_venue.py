@@ -23,6 +23,8 @@ FIVE, HOUR = 300, 3600
 END = to_unix(NOON) + 6 * HOUR
 RULES = default_rules(100.0)
 A, B = "AAA/USDT", "BBB/USDT"
+DAY_AGO = NOON - timedelta(days=1)
+FAST = 1_000.0  # requests a second: asked by threads, and not slowed down
 
 
 class Killed(BaseException):
@@ -132,3 +134,15 @@ def gaps(database: Database) -> list[tuple[datetime, int, str | None]]:
         {"symbol": A},
     )
     return [(from_unix(r["after"].timestamp() + FIVE), r["missing"], r["finding"]) for r in rows]
+
+
+def since(series: dict[str, Candles], at: datetime) -> dict[str, list[int]]:
+    return until({s: c[c.as_of > to_unix(at)] for s, c in series.items()}, to_unix(NOON))
+
+
+def slots(asked: list[tuple[str, int, int]]) -> list[tuple[str, int]]:
+    return [(symbol, close) for symbol, a, u in asked for close in range(a + FIVE, u + FIVE, FIVE)]
+
+
+def minutes(n: float) -> timedelta:
+    return timedelta(minutes=n)

@@ -20,25 +20,20 @@ from shared.job import Outcome
 from shared.rows import Candles, Instrument
 from shared.settings import Settings
 from tests.candles.backfill_venue import (
+    DAY_AGO,
     FIVE,
     A,
     B,
     TickingClock,
     Venue,
     gaps,
+    minutes,
     two_days,
-    until,
     without,
 )
 from tests.helpers import NOON, DatabaseFor, random_candles
 
-DAY_AGO = NOON - timedelta(days=1)
-FAST = 1_000.0  # requests a second: asked by threads, and not slowed down
 Run = Callable[..., Outcome]
-
-
-def minutes(n: float) -> timedelta:
-    return timedelta(minutes=n)
 
 
 @pytest.fixture
@@ -52,14 +47,6 @@ def run(database: Database, settings: Settings) -> Run:
         return run_once(ReplayClock(moment), database, settings, venue, **arguments)
 
     return at
-
-
-def since(series: dict[str, Candles], at: datetime) -> dict[str, list[int]]:
-    return until({s: c[c.as_of > to_unix(at)] for s, c in series.items()}, to_unix(NOON))
-
-
-def slots(asked: list[tuple[str, int, int]]) -> list[tuple[str, int]]:
-    return [(symbol, close) for symbol, a, u in asked for close in range(a + FIVE, u + FIVE, FIVE)]
 
 
 def test_only_a_settled_absence_is_a_finding(run: Run, database: Database) -> None:

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from shared.job import JobError, Outcome
 from shared.rows import Candles
 from shared.settings import Settings
 from tests.candles.backfill_venue import (
+    DAY_AGO,
+    FAST,
     FIVE,
     HOUR,
     A,
@@ -32,6 +34,9 @@ from tests.candles.backfill_venue import (
     TradesVenue,
     Venue,
     gaps,
+    minutes,
+    since,
+    slots,
     stored,
     two_days,
     until,
@@ -39,13 +44,7 @@ from tests.candles.backfill_venue import (
 )
 from tests.helpers import NOON, DatabaseFor
 
-DAY_AGO = NOON - timedelta(days=1)
-FAST = 1_000.0  # requests a second: asked by threads, and not slowed down
 Run = Callable[..., Outcome]
-
-
-def minutes(n: float) -> timedelta:
-    return timedelta(minutes=n)
 
 
 @pytest.fixture
@@ -59,14 +58,6 @@ def run(database: Database, settings: Settings) -> Run:
         return run_once(ReplayClock(moment), database, settings, venue, **arguments)
 
     return at
-
-
-def since(series: dict[str, Candles], at: datetime) -> dict[str, list[int]]:
-    return until({s: c[c.as_of > to_unix(at)] for s, c in series.items()}, to_unix(NOON))
-
-
-def slots(asked: list[tuple[str, int, int]]) -> list[tuple[str, int]]:
-    return [(symbol, close) for symbol, a, u in asked for close in range(a + FIVE, u + FIVE, FIVE)]
 
 
 # --- killed, and going on ---
