@@ -231,6 +231,24 @@ def test_a_service_that_ends_is_started_anew_and_told_to_end_at_the_end(
     assert warnings(caplog) == [("WARNING", "service ended; it is started again", 3)]
 
 
+def test_a_service_that_cannot_be_started_is_tried_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending, tries = threading.Event(), []
+
+    def no_process(*_: object, **__: object) -> None:
+        tries.append(time.monotonic())
+        if len(tries) == 3:
+            ending.set()
+        raise OSError("cannot allocate memory")
+
+    monkeypatch.setattr(schedule, "RESTART_S", 0.01)
+    monkeypatch.setattr(schedule.subprocess, "Popen", no_process)
+    keep_running("feed", TWO["quick"], ending)
+    assert len(tries) == 3
+    assert {message for _, message, _ in warnings(caplog)} == {"service cannot be started"}
+
+
 def test_a_service_that_does_not_heed_the_end_is_killed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
