@@ -352,6 +352,8 @@ def test_the_end_is_quick_with_requests_that_hang_and_sockets_that_idle() -> Non
         emulator.faults.inject(Rule("hang"))
         hanging = [hold_open(emulator) for _ in range(3)]
         idle = socket.create_connection(("127.0.0.1", emulator.port), timeout=5)
+        idle.sendall(b"GET /_ctl/clock HTTP/1.1\r\nHost: x\r\n\r\n")  # answered, it is taken in and not in a queue
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200")
         wait_until(lambda: emulator.faults.served["hang"] == 3)
         started = time.monotonic()
     assert time.monotonic() - started < 2.0
