@@ -14,8 +14,9 @@ SPAN = $(call opt,AT,at) $(call opt,FROM,from) $(call opt,TO,to)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check coverage bench lock db-up db-stop db-reset db-url db-psql db-apply-schema \
-        db-apply-schema-host infra-up infra-down backfill run-feed import-csv data-quality exchanges emulator run-meta run-encoder train-encoder \
-        train-policy run-trader run-sender backtest wallet pause resume schedule cron-print status \
+        db-apply-schema-host infra-up infra-down backfill run-feed import-csv data-quality exchanges emulator run-meta \
+        run-encoder train-encoder features eval-encoder encoder-upgrade check-encoder retrain analogs train-policy \
+        run-trader run-sender backtest wallet pause resume schedule cron-print status \
         venv-meta venv-encoder venv-policy install-meta install-encoder install-policy
 
 help:  ## list all targets
@@ -61,11 +62,31 @@ data-quality: $(RUN)  ## gaps, outliers, revisions, disagreements of every serie
 	@$(PY) -m candles.quality $(call opt,VENUE,venue) $(call opt,SYMBOL,symbol) $(call opt,FROM,from) $(call opt,TO,to) \
 	  $(if $(JSON),--json)
 
-train-encoder: $(RUN)  ## train the encoder: [FROM=] [TO=] [STEPS=]
-	@$(PY) -m encoder.train_encoder $(SPAN) $(call opt,STEPS,steps)
+features: $(RUN)  ## the catalogue of features, with their importance on your candles: [FROM=] [TO=] [SYMBOLS="…"]
+	@$(PY) -m encoder.feature_report $(SPAN) $(call opt,SYMBOLS,symbols)
 
-run-encoder: $(RUN)  ## write embeddings of new candles, or of a span: [FROM= TO=] [AT=]
-	@$(PY) -m encoder.run_encoder $(SPAN)
+train-encoder: $(RUN)  ## train the encoder: [FROM=] [TO=] [SYMBOLS="…"] [STEPS= or MINUTES=] [DEVICE=auto]
+	@$(PY) -m encoder.train_encoder $(SPAN) $(call opt,SYMBOLS,symbols) $(call opt,STEPS,steps) $(call opt,MINUTES,minutes) \
+	  $(call opt,DEVICE,device)
+
+run-encoder: $(RUN)  ## write embeddings of new candles, or of a span: [FROM= TO=] [AT=] [MODEL=]
+	@$(PY) -m encoder.run_encoder $(SPAN) $(call opt,MODEL,model)
+
+eval-encoder: $(RUN)  ## is the encoder worth it? walk-forward against baselines: [SYMBOLS="…"] [FOLDS=4] [TIMEFRAME=] [MINUTES=]
+	@$(PY) -m encoder.evaluate $(SPAN) $(call opt,SYMBOLS,symbols) $(call opt,FOLDS,folds) $(call opt,TIMEFRAME,timeframe) \
+	  $(call opt,MINUTES,minutes) $(call opt,STEPS,steps) $(call opt,HOLD_OUT,hold-out) $(call opt,JOBS,jobs)
+
+encoder-upgrade: $(RUN)  ## put the newest trained encoder in the place of the active one, safely: [TO_MODEL=] [FORCE=1]
+	@$(PY) -m encoder.upgrade $(call opt,TO_MODEL,to) $(if $(FORCE),--force)
+
+check-encoder: $(RUN)  ## is the encoder stale, does the market drift away from it? [AT=]
+	@$(PY) -m encoder.check_encoder $(SPAN)
+
+retrain: $(RUN)  ## ask for a new encoder; the retrain job trains it: REASON="…"
+	@$(PY) -m pipeline.operator retrain $(if $(REASON),--reason "$(REASON)")
+
+analogs: $(RUN)  ## past moments most like this one, and what followed: SYMBOL=… [AT=] [K=20] [VENUE=]
+	@$(PY) -m encoder.show_analogs $(SYMBOL) $(call opt,AT,at) $(call opt,K,k) $(call opt,VENUE,venue)
 
 run-meta: $(RUN)  ## write market_state and policy_config: [FROM= TO=] [AT=]
 	@$(PY) -m meta_controller.run_metacontroller $(SPAN)

@@ -2,7 +2,7 @@
 
 Patches as in PatchTST (arXiv 2211.14730), dilated causal residual blocks as in TCN (arXiv 1803.01271), a
 variance and covariance term against collapse as in VICReg (arXiv 2105.04906). Shapes: B windows, C
-channels, L = 96 candles, T = 16 patches, D features inside.
+channels, L = 288 candles, F features, T = 24 patches, D numbers inside.
 """
 
 from __future__ import annotations
@@ -17,18 +17,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoder.novelty import Novelty, summarise
+from encoder.dataset import LABELS
+from encoder.novelty import Novelty
 from encoder.schema import EMBEDDING_SIZE
-from shared.features import FEATURES, WINDOW
+from shared.features import CHANNELS, FEATURES, WINDOW
 
-PATCH = 6  # candles
+PATCH = 12  # candles
 PATCHES = WINDOW // PATCH
-WIDTH = 96
-DILATIONS = (1, 2, 4, 8)  # two taps each: the last patch sees exactly the 16 patches of its window
+WIDTH = 128
+DILATIONS = (1, 2, 4, 8, 16)  # two taps each: the last patch sees all 24 patches of its window
 DROPOUT = 0.1
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-LABELS = 3  # encoder.dataset says which
 OPSET = 18
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation over the training windows; they travel inside the graph."""
+
+    channel_mean: Tensor  # [C]
+    channel_scale: Tensor
+    feature_mean: Tensor  # [F]
+    feature_scale: Tensor
 
 
 class Block(nn.Module):
@@ -49,39 +58,47 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Windows [B, C, L] → hidden states [B, T, D] and embeddings [B, 64] of length 1."""
+    """Channels [B, C, L] and features [B, F] → hidden states [B, T, D] and embeddings [B, 64] of length 1."""
 
-    mean: Tensor
-    scale: Tensor
+    channel_mean: Tensor
+    channel_scale: Tensor
+    feature_mean: Tensor
+    feature_scale: Tensor
 
-    def __init__(self, mean: Tensor, scale: Tensor) -> None:
-        """``mean`` and ``scale``: [C], each channel's mean and standard deviation over the training windows."""
+    def __init__(self, statistics: Statistics) -> None:
         super().__init__()
-        self.register_buffer("mean", mean.reshape(1, -1, 1))
-        self.register_buffer("scale", scale.reshape(1, -1, 1))
-        self.patch = nn.Linear(len(FEATURES) * PATCH, WIDTH)
+        self.register_buffer("channel_mean", statistics.channel_mean.reshape(1, -1, 1))
+        self.register_buffer("channel_scale", statistics.channel_scale.reshape(1, -1, 1))
+        self.register_buffer("feature_mean", statistics.feature_mean)
+        self.register_buffer("feature_scale", statistics.feature_scale)
+        self.patch = nn.Linear(len(CHANNELS) * PATCH, WIDTH)
         self.position = nn.Parameter(torch.zeros(PATCHES, WIDTH))
         self.mask_token = nn.Parameter(torch.zeros(WIDTH))
         self.blocks = nn.ModuleList(Block(WIDTH, dilation) for dilation in DILATIONS)
-        self.head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Dropout(DROPOUT), nn.Linear(WIDTH, EMBEDDING_SIZE))
+        self.measure = nn.Sequential(nn.Linear(len(FEATURES), WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
+        self.head = nn.Sequential(nn.LayerNorm(2 * WIDTH), nn.Dropout(DROPOUT), nn.Linear(2 * WIDTH, EMBEDDING_SIZE))
 
-    def standardise(self, windows: Tensor) -> Tensor:
-        return (windows - self.mean) / self.scale
+    def standardise(self, channels: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            (channels - self.channel_mean) / self.channel_scale,
+            (features - self.feature_mean) / self.feature_scale,
+        )
 
-    def patches(self, windows: Tensor) -> Tensor:
-        """[B, C, L] → standardised [B, T, C·6]."""
-        x = self.standardise(windows)
-        return x.reshape(-1, len(FEATURES), PATCHES, PATCH).transpose(1, 2).flatten(2)
+    def patches(self, standardised: Tensor) -> Tensor:
+        """[B, C, L] → [B, T, C·12]"""
+        return standardised.reshape(-1, len(CHANNELS), PATCHES, PATCH).transpose(1, 2).flatten(2)
 
-    def forward(self, windows: Tensor, masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, channels: Tensor, features: Tensor, masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``masked``: bool [B, T], the patches to hide."""
-        x = self.patch(self.patches(windows))
+        pictured, measured = self.standardise(channels, features)
+        x = self.patch(self.patches(pictured))
         if masked is not None:
             x = torch.where(masked.unsqueeze(-1), self.mask_token, x)
         x = x + self.position
         for block in self.blocks:
             x = block(x)
-        return x, F.normalize(self.head(x[:, -1]), dim=-1)
+        whole = torch.cat([x[:, -1], self.measure(measured)], dim=-1)
+        return x, F.normalize(self.head(whole), dim=-1)
 
 
 class Heads(nn.Module):
@@ -89,19 +106,27 @@ class Heads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch = nn.Linear(WIDTH + EMBEDDING_SIZE, len(FEATURES) * PATCH)
-        self.future = nn.Linear(EMBEDDING_SIZE, LABELS * len(QUANTILES))
+        self.patch = nn.Linear(WIDTH + EMBEDDING_SIZE, len(CHANNELS) * PATCH)
+        self.future = nn.Linear(EMBEDDING_SIZE, len(LABELS) * len(QUANTILES))
 
     def reconstruct(self, hidden: Tensor, embedding: Tensor, masked: Tensor) -> Tensor:
-        """The M hidden patches [M, C·6] from [B, T, D] and [B, 64]: what the past cannot tell, the embedding must."""
+        """The M hidden patches [M, C·12] from [B, T, D] and [B, 64]: what the past cannot tell, the embedding must."""
         whole = embedding.unsqueeze(1).expand(-1, PATCHES, -1)
         rebuilt: Tensor = self.patch(torch.cat([hidden[masked], whole[masked]], dim=-1))
         return rebuilt
 
     def forecast(self, embedding: Tensor) -> Tensor:
-        """Quantiles of the standardised labels: [B, labels, quantiles]."""
+        """Quantiles of the standardised labels: [B, K, quantiles]."""
         quantiles: Tensor = self.future(embedding)
-        return quantiles.reshape(-1, LABELS, len(QUANTILES))
+        return quantiles.reshape(-1, len(LABELS), len(QUANTILES))
+
+
+class Batch(NamedTuple):
+    """``channels`` [B, C, L], ``features`` [B, F], ``labels`` [B, K] (standardised where losses are taken)."""
+
+    channels: Tensor
+    features: Tensor
+    labels: Tensor
 
 
 class Losses(NamedTuple):
@@ -110,27 +135,28 @@ class Losses(NamedTuple):
     spread: Tensor
 
     def total(self) -> Tensor:
-        return self.reconstruction + self.future + 0.1 * self.spread
+        return 0.2 * self.reconstruction + self.future + 0.02 * self.spread
 
 
-def losses(encoder: Encoder, heads: Heads, seen: Tensor, windows: Tensor, labels: Tensor, masked: Tensor) -> Losses:
+def losses(encoder: Encoder, heads: Heads, seen: Batch, shown: Batch, masked: Tensor) -> Losses:
     """The three self-supervised losses of one batch.
 
-    ``seen``: [B, C, L], ``windows`` with noise; ``masked``: bool [B, T], the patches to hide and to rebuild
-    without the noise; ``labels``: [B, 3], standardised.
+    ``seen``: ``shown`` with noise; ``masked``: bool [B, T], the patches to hide and to rebuild without the
+    noise; the labels of ``shown`` are standardised.
     """
-    hidden, embedding = encoder(seen, masked)
+    hidden, embedding = encoder(seen.channels, seen.features, masked)
     rebuilt = heads.reconstruct(hidden, embedding, masked)
+    pictured, _ = encoder.standardise(shown.channels, shown.features)
     return Losses(
-        reconstruction=F.huber_loss(rebuilt, encoder.patches(windows)[masked]),
-        future=pinball(heads.forecast(embedding), labels),
+        reconstruction=F.huber_loss(rebuilt, encoder.patches(pictured)[masked]),
+        future=pinball(heads.forecast(embedding), shown.labels),
         spread=spread(embedding),
     )
 
 
 def pinball(forecast: Tensor, labels: Tensor) -> Tensor:
-    """Mean quantile loss; ``forecast`` [B, labels, quantiles], ``labels`` [B, labels]."""
-    levels = torch.tensor(QUANTILES)
+    """Mean quantile loss; ``forecast`` [B, K, quantiles], ``labels`` [B, K]."""
+    levels = torch.tensor(QUANTILES, device=forecast.device)
     error = labels.unsqueeze(-1) - forecast
     return torch.maximum(levels * error, (levels - 1) * error).mean()
 
@@ -146,16 +172,16 @@ def spread(embedding: Tensor) -> Tensor:
 
 
 class Exported(nn.Module):
-    """The graph that is stored: window [1, C, L] → embedding [1, 64] and ood [1]."""
+    """The graph that is stored: channels [N, C, L] and features [N, F] → embedding [N, 64] and ood [N]."""
 
     def __init__(self, encoder: Encoder, novelty: Novelty) -> None:
         super().__init__()
         self.encoder = encoder
         self.novelty = novelty
 
-    def forward(self, window: Tensor) -> tuple[Tensor, Tensor]:
-        _, embedding = self.encoder(window)
-        return embedding, self.novelty(embedding, summarise(self.encoder.standardise(window)))
+    def forward(self, channels: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        _, embedding = self.encoder(channels, features)
+        return embedding, self.novelty(self.encoder.standardise(channels, features)[1])
 
 
 def export_onnx(model: Exported) -> bytes:
@@ -163,9 +189,10 @@ def export_onnx(model: Exported) -> bytes:
     with _quiet():
         program = torch.onnx.export(
             model.eval(),
-            (torch.zeros(1, len(FEATURES), WINDOW),),
-            input_names=["window"],
+            (torch.zeros(2, len(CHANNELS), WINDOW), torch.zeros(2, len(FEATURES))),
+            input_names=["channels", "features"],
             output_names=["embedding", "ood"],
+            dynamic_shapes=({0: torch.export.Dim("N")}, {0: torch.export.Dim("N")}),
             opset_version=OPSET,
             dynamo=True,
             external_data=False,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.features import FEATURES, WINDOW
+from shared.features import CHANNELS, FEATURES, WINDOW
 
 EMBEDDING_SIZE = 64
+HORIZONS_S = (3600, 14_400, 86_400)  # how far ahead training looks, and what is asked of embeddings
 
 
 def encoder_schema(timeframe_s: int) -> dict[str, Any]:
     """The schema of an encoder for candles of ``timeframe_s``; one of another schema is refused."""
     return {
-        "inputs": {"window": [1, len(FEATURES), WINDOW]},
-        "outputs": {"embedding": [1, EMBEDDING_SIZE], "ood": [1]},
+        "inputs": {"channels": ["N", len(CHANNELS), WINDOW], "features": ["N", len(FEATURES)]},
+        "outputs": {"embedding": ["N", EMBEDDING_SIZE], "ood": ["N"]},
+        "channels": list(CHANNELS),
         "features": list(FEATURES),
         "timeframe_s": timeframe_s,
     }

@@ -7,6 +7,7 @@ run it again after any interruption and it goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from candles import backfill
 from candles.candle_files import FileRefused, read_candle_file, series_from_name
 from candles.store import default_rules
 from encoder import run_encoder, train_encoder
+from encoder.dataset import LABEL_HORIZON_S
 from meta_controller import run_metacontroller
 from pipeline.operator import create_wallet, issue_command
 from pipeline.replay import Databases, logged_in, replay
@@ -31,6 +33,7 @@ from shared.db import DatabaseError, load_queries
 from shared.errors import SextantError
 from shared.exchanges import Exchange, open_exchange
 from shared.exchanges.recorded import RecordedExchange
+from shared.features import WINDOW
 from shared.job import Outcome, UsageError
 from shared.log import configure_logging
 from shared.model_store import active_model
@@ -44,6 +47,10 @@ SIMULATED_END = datetime(2026, 7, 1, tzinfo=UTC)
 DAYS = 180
 KRAKEN_DAYS = 29  # of the 30 days of 1h candles that Kraken serves
 TRADED_SHARE = 6  # the last sixth is traded: 30 of 180 days
+LEAST_TRADED = timedelta(hours=36)
+ENCODER_WINDOWS = 220  # of all symbols together: a few more than the encoder's least, for gaps
+POLICY_DECISIONS = 204  # likewise
+ENCODER_STEPS = 400  # the same training as any other, with fewer steps
 
 console = Console()
 
@@ -66,10 +73,20 @@ class Plan:
 def plan_spans(
     exchange: Exchange, symbols: Sequence[str], base_timeframe: str, step_s: int, end: datetime, days: int
 ) -> Plan:
-    start = end - timedelta(days=days)
-    train_to = floor_time(end - timedelta(days=days) / TRADED_SHARE, step_s)
-    encoder_to = floor_time(start + (train_to - start) / 2, step_s)
-    label_horizon = timedelta(seconds=24 * step_s)  # the encoder's labels look this far past its last window
+    """The last sixth is traded, half of the rest trains the encoder; less is traded where a short history leaves
+    the encoder or the policy too little to learn from. UsageError where nothing would be left."""
+    start, step = end - timedelta(days=days), timedelta(seconds=step_s)
+    label_horizon = timedelta(seconds=LABEL_HORIZON_S)  # the encoder's labels look this far past its last window
+    windows = math.ceil(ENCODER_WINDOWS / len(symbols))
+    least_encoder = (WINDOW + windows) * step + label_horizon
+    least_policy = POLICY_DECISIONS * step + label_horizon
+    train_to = floor_time(max(end - timedelta(days=days) / TRADED_SHARE, start + least_encoder + least_policy), step_s)
+    encoder_to = floor_time(
+        max(start + least_encoder, min(start + (train_to - start) / 2, train_to - least_policy)), step_s
+    )
+    if end - train_to < LEAST_TRADED:
+        least = math.ceil((least_encoder + least_policy + LEAST_TRADED) / timedelta(days=1))
+        raise UsageError(f"{days} days are too few to train on and to trade: at least {least} are needed")
     return Plan(exchange, tuple(symbols), base_timeframe, start, encoder_to, encoder_to + label_horizon, train_to, end)
 
 
@@ -255,7 +272,13 @@ def main(argv: list[str] | None = None) -> int:
         configure_logging("WARNING")
         plan = make_plan(arguments, settings)
         names = {"venue": plan.exchange.name, "symbols": plan.symbols, "base_timeframe": plan.base_timeframe}
-        settings = settings.model_copy(update={"universe": settings.universe.model_copy(update=names)})
+        steps = min(settings.encoder.train_steps, ENCODER_STEPS)
+        settings = settings.model_copy(
+            update={
+                "universe": settings.universe.model_copy(update=names),
+                "encoder": settings.encoder.model_copy(update={"train_steps": steps, "train_on": ()}),
+            }
+        )
         bring_up(settings)
         return 0 if run(plan, settings).status == "done" else 1
     except (SettingsError, UsageError, FileRefused) as error:

@@ -1,4 +1,7 @@
-"""The operator's hand: make a paper wallet, pause it, resume it. Writes wallets, limits, cash_flows, commands."""
+"""The operator's hand: make a paper wallet, pause it, resume it; ask for a new encoder.
+
+Writes wallets, limits, cash_flows, commands.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from shared.db import Database, load_queries
 from shared.job import Context, Outcome, UsageError, job_parser, run_job_command
@@ -15,6 +19,7 @@ from shared.money import LARGEST_EXACT, to_money
 from shared.settings import SYMBOL_PATTERN, Settings
 
 COMMAND_LIFETIME = timedelta(hours=1)
+RETRAIN_LIFETIME = timedelta(hours=24)  # taken hourly, when no training runs
 
 
 def _check_terms(name: str, symbols: Sequence[str], capital: float) -> str:
@@ -87,17 +92,7 @@ def issue_command(
     database: Database, at: datetime, wallet: str, command: str, reason: str, issuer: str, key: str | None = None
 ) -> bool:
     """Writes a pause or resume; False when this idempotency key was used before. UsageError: no such wallet."""
-    if not reason.strip():
-        raise UsageError(f"say why: a {command} is written down with its reason")
-    row = {
-        "wallet": wallet,
-        "command": command,
-        "reason": reason,
-        "issuer": issuer,
-        "idempotency_key": key or str(uuid.uuid4()),
-        "at": at,
-        "expires_at": at + COMMAND_LIFETIME,
-    }
+    row = _command_row(at, command, reason, issuer, key, COMMAND_LIFETIME) | {"wallet": wallet}
     if database.execute(load_queries("cli")["insert_command"], row):
         return True
     if not database.fetch("SELECT FROM wallets WHERE name = %(wallet)s", row):
@@ -105,8 +100,34 @@ def issue_command(
     return False
 
 
+def ask_for_encoder(database: Database, at: datetime, reason: str, issuer: str, key: str | None = None) -> bool:
+    """Writes a command that asks for a new encoder; False when this idempotency key was used before."""
+    row = _command_row(at, "retrain-encoder", reason, issuer, key, RETRAIN_LIFETIME)
+    return bool(database.execute(load_queries("cli")["insert_retrain_command"], row))
+
+
+def _command_row(
+    at: datetime, command: str, reason: str, issuer: str, key: str | None, lifetime: timedelta
+) -> dict[str, Any]:
+    if not reason.strip():
+        raise UsageError(f"say why: a {command} is written down with its reason")
+    return {
+        "command": command,
+        "reason": reason,
+        "issuer": issuer,
+        "idempotency_key": key or str(uuid.uuid4()),
+        "at": at,
+        "expires_at": at + lifetime,
+    }
+
+
 def _command(context: Context) -> Outcome:
     a, database, now = context.arguments, context.database, context.clock.now()
+    if a.action == "retrain":
+        ask_for_encoder(database, now, a.reason, "cli")
+        return Outcome("done", {"next": "`python -m encoder.retrain` takes it within the hour, where it is scheduled"})
+    if a.wallet is None:
+        raise UsageError(f"{a.action} which wallet? `make status` lists them")
     if a.action != "wallet":
         issue_command(database, now, a.wallet, a.action, a.reason, "cli")
         return Outcome("done", {a.action: a.wallet})
@@ -119,9 +140,9 @@ def _command(context: Context) -> Outcome:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser: argparse.ArgumentParser = job_parser("Make a paper wallet; pause or resume one.")
-    parser.add_argument("action", choices=("wallet", "pause", "resume"))
-    parser.add_argument("wallet")
+    parser: argparse.ArgumentParser = job_parser("Make a paper wallet; pause or resume one; ask for a new encoder.")
+    parser.add_argument("action", choices=("wallet", "pause", "resume", "retrain"))
+    parser.add_argument("wallet", nargs="?", help="of all actions but retrain")
     parser.add_argument("--reason", default="operator's wish")
     parser.add_argument("--capital", type=float, default=10_000.0)
     parser.add_argument("--venue")

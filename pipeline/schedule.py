@@ -29,7 +29,7 @@ log = logging.getLogger("sextant.schedule")
 WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 JOB_TIMEOUT_S = 3600
 RESTART_S, RESTART_MAX_S = 5.0, 300.0  # between two lives of a service; doubles while they are short
-STOP_S = 15.0  # a service gets this long to end cleanly
+STOP_S = 15.0  # a service, or a job that takes too long, gets this long to end cleanly
 MISFIRE_GRACE_S = 60  # a busy machine wakes late; APScheduler's own second would skip the run
 
 
@@ -40,13 +40,15 @@ def command(job: ScheduledJob) -> list[str]:
 def start_job(name: str, job: ScheduledJob) -> None:
     """Runs one job to its end; its own log lines go to this terminal."""
     time.sleep(job.delay_s)
+    process = subprocess.Popen(command(job), cwd=PROJECT)  # noqa: S603
     try:
-        finished = subprocess.run(command(job), cwd=PROJECT, timeout=JOB_TIMEOUT_S, check=False)  # noqa: S603
-    except subprocess.TimeoutExpired:
+        exit_code = process.wait(JOB_TIMEOUT_S)
+    except subprocess.TimeoutExpired:  # asked first, killed only then: a training leaves a checkpoint to go on from
         log.error("stopped: it ran longer than an hour", extra={"job": name})
+        _end(name, process)
         return
-    if finished.returncode:
-        log.warning("ended with an error", extra={"job": name, "exit_code": finished.returncode})
+    if exit_code:
+        log.warning("ended with an error", extra={"job": name, "exit_code": exit_code})
 
 
 def keep_running(name: str, job: ScheduledJob, ending: threading.Event) -> None:
@@ -79,7 +81,7 @@ def _end(name: str, process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
-        log.error("service did not end when asked to: killed", extra={"job": name})
+        log.error("it did not end when asked to: killed", extra={"job": name})
         process.kill()
         process.wait()
 

@@ -59,6 +59,7 @@ def decide(view: View, act: Act | None, circumstances: Circumstances) -> Decisio
         operator=circumstances.operator,
         book=view.book,
         held_weights=view.book.weights(view.prices),
+        ood=view.ood,
         wallet_paused=circumstances.wallet_paused,
         doubts=circumstances.doubts,
     )

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,6 +18,7 @@ from shared.errors import SextantError
 from shared.onnx_check import OnnxRefused, check_onnx
 
 MAX_ONNX_BYTES = 20 * 1024 * 1024
+NewStatus = Literal["active", "candidate"]
 
 
 class ModelRefused(SextantError):
@@ -63,11 +64,14 @@ def save_model(
     encoder_id: int | None,
     metrics: Mapping[str, Any],
     recorded_at: datetime,
+    status: NewStatus = "active",
 ) -> int:
-    """Stores a model as the active one of its kind and retires the one before, in one transaction.
+    """Stores a model: as the active one of its kind, which retires the one before in one transaction; or as a
+    candidate, unless its kind has no active one yet.
 
-    The same bytes trained on the same span are the same model: its id comes back. ModelRefused for what
-    could not be loaded again. ``label_horizon_s``: how far beyond ``trained_to`` it may have looked.
+    The same bytes trained on the same span are the same model: its id comes back, and in use it stays in use.
+    ModelRefused for what could not be loaded again. ``label_horizon_s``: how far beyond ``trained_to`` it may
+    have looked.
     """
     name = f"the new {kind} model"
     _make_session(name, onnx)
@@ -88,8 +92,11 @@ def save_model(
     queries = load_queries("shared")
     with database.transaction():
         row["known_from"] = max([trained_to + timedelta(seconds=label_horizon_s), *_known(database, encoder_id)])
-        database.execute(queries["retire_active_models"], {"kind": kind})
-        saved = database.fetch_one(queries["insert_model"], row)
+        if status == "active":
+            database.execute(queries["retire_active_models"], {"kind": kind})
+        elif database.fetch_one(queries["active_model"], {"kind": kind}) is None:
+            status = "active"
+        saved = database.fetch_one(queries["insert_model"], row | {"status": status})
     assert saved is not None  # a conflict updates, so a row always comes back
     return int(saved["id"])
 

@@ -142,6 +142,8 @@ CREATE INDEX IF NOT EXISTS newest_check_of_a_venue ON venue_checks (venue, recor
 -- ──────────────────────────────────────────────────────────────────────────────────── models and encoder ──
 
 -- A trained model: ONNX bytes and all that is needed to refuse it. Written by the layer whose kind it is.
+-- candidate: trained, not in use; shadow: an encoder that is written beside the active one and shall follow it;
+-- active: the one in use; retired: was in use, and rows may still cite it.
 CREATE TABLE IF NOT EXISTS models (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind            text NOT NULL CHECK (kind IN ('encoder', 'policy')),
@@ -156,7 +158,7 @@ CREATE TABLE IF NOT EXISTS models (
     provenance      text NOT NULL CHECK (provenance IN ('real', 'simulated')),
     encoder_id      bigint REFERENCES models,    -- policy only: the encoder whose embeddings it learnt from
     metrics         jsonb NOT NULL,
-    status          text NOT NULL CHECK (status IN ('candidate', 'active', 'retired')),
+    status          text NOT NULL CHECK (status IN ('candidate', 'shadow', 'active', 'retired')),
     recorded_at     timestamptz NOT NULL,
     UNIQUE (kind, sha256, trained_from, trained_to),
     CONSTRAINT known_after_training CHECK (trained_from < trained_to
@@ -164,6 +166,7 @@ CREATE TABLE IF NOT EXISTS models (
     CONSTRAINT a_policy_names_its_encoder CHECK ((kind = 'policy') = (encoder_id IS NOT NULL))
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_active_model_a_kind ON models (kind) WHERE status = 'active';
+CREATE UNIQUE INDEX IF NOT EXISTS one_shadow_model_a_kind ON models (kind) WHERE status = 'shadow';
 
 -- What one model saw in the window of candles that ends at as_of, and how unusual that window was:
 -- ood is the percentile (0..1) of its distance to the training sample. Written by encoder; read by
@@ -186,6 +189,62 @@ CREATE OR REPLACE VIEW current_embeddings AS
 SELECT DISTINCT ON (e.instrument_id, e.timeframe_s) e.*
 FROM embeddings e JOIN models m ON m.id = e.model_id AND m.status = 'active'
 ORDER BY e.instrument_id, e.timeframe_s, e.as_of DESC;
+
+-- The index that browsing one encoder's embeddings uses (approximate: decisions scan exactly). Only the owner of a
+-- table can index it, so these two run as the owner: for an encoder, under one name, and nothing else. Building
+-- takes writers' turns: embeddings are not written while it lasts.
+CREATE OR REPLACE FUNCTION build_analog_index(model bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET maintenance_work_mem = '256MB' AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM public.models WHERE id = model AND kind = 'encoder') THEN
+        RAISE EXCEPTION 'model % is not an encoder of this database: there is nothing to index', model;
+    END IF;
+    EXECUTE format('CREATE INDEX IF NOT EXISTS %I ON public.embeddings USING hnsw (embedding public.vector_cosine_ops)
+                    WITH (m = 16, ef_construction = 128) WHERE model_id = %s', 'embeddings_of_' || model, model);
+END $$;
+
+CREATE OR REPLACE FUNCTION drop_analog_index(model bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM public.models WHERE id = model AND kind = 'encoder') THEN
+        RAISE EXCEPTION 'model % is not an encoder of this database: it has no index', model;
+    END IF;
+    EXECUTE format('DROP INDEX IF EXISTS public.%I', 'embeddings_of_' || model);
+END $$;
+
+-- What the daily look at an encoder found: how old its training is, whether what it sees has drifted away from
+-- what it saw before, and whether its embeddings say less than they did. NULL: too few rows to tell. Written by
+-- encoder.
+CREATE TABLE IF NOT EXISTS encoder_checks (
+    model_id    bigint NOT NULL REFERENCES models,
+    as_of       timestamptz NOT NULL,
+    stale_days  double precision NOT NULL,                                 -- since the end of its training span
+    drift_share double precision CHECK (drift_share BETWEEN 0 AND 1),      -- of the dimensions that drifted
+    psi_max     double precision CHECK (psi_max >= 0),                     -- population stability index, worst of 64
+    ood_share   double precision CHECK (ood_share BETWEEN 0 AND 1),        -- of the last week's windows, ood > 0.99
+    error_ratio double precision CHECK (error_ratio >= 0),                 -- of the probe: last week by first month
+    verdict     text NOT NULL CHECK (verdict <> ''),                       -- 'good', or what was found
+    recorded_at timestamptz NOT NULL,
+    PRIMARY KEY (model_id, as_of),
+    CHECK (recorded_at >= as_of)
+);
+
+-- One walk-forward evaluation of a way to train encoders: what was asked, and every number. model_id: the newest
+-- encoder trained by the same recipe. Written by encoder.
+CREATE TABLE IF NOT EXISTS encoder_evaluations (
+    id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    recipe_hash    text NOT NULL,
+    model_id       bigint REFERENCES models,
+    timeframe_s    integer NOT NULL CHECK (timeframe_s > 0),
+    symbols        text[] NOT NULL CHECK (cardinality(symbols) > 0),
+    evaluated_from timestamptz NOT NULL,
+    evaluated_to   timestamptz NOT NULL,
+    folds          integer NOT NULL CHECK (folds > 0),
+    results        jsonb NOT NULL,
+    verdict        text NOT NULL CHECK (verdict <> ''),
+    recorded_at    timestamptz NOT NULL,
+    CHECK (evaluated_from < evaluated_to)
+);
 
 -- ───────────────────────────────────────────────────────────────────────────────────────── meta_controller ──
 
@@ -289,19 +348,41 @@ CREATE TABLE IF NOT EXISTS cash_flows (
     UNIQUE (wallet_id, reference)
 );
 
--- Something an operator asks for. Written by cli (later also api); read by policy and approve(). A wallet
+-- Something an operator asks for. Written by cli (later also api); read by policy, encoder and approve(). A wallet
 -- trades after its newest pause/resume command is a resume; a wallet that was never resumed does not trade.
 CREATE TABLE IF NOT EXISTS commands (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    wallet_id       integer NOT NULL REFERENCES wallets,
-    command         text NOT NULL CHECK (command IN ('pause', 'resume')),
+    wallet_id       integer REFERENCES wallets,
+    command         text NOT NULL CHECK (command IN ('pause', 'resume', 'retrain-encoder')),
     reason          text NOT NULL CHECK (reason <> ''),
     issuer          text NOT NULL CHECK (issuer <> ''),
     idempotency_key text NOT NULL UNIQUE,
     issued_at       timestamptz NOT NULL,
     expires_at      timestamptz NOT NULL,             -- may be taken up until then; pause and resume act at once
-    CHECK (expires_at > issued_at)
+    CHECK (expires_at > issued_at),
+    CONSTRAINT a_wallets_command_names_its_wallet CHECK ((command IN ('pause', 'resume')) = (wallet_id IS NOT NULL))
 );
+
+-- A training that somebody asked for: an operator's command, or the daily check. One worker takes it (SKIP
+-- LOCKED) and goes on where a dead one stopped. Written by encoder.
+CREATE TABLE IF NOT EXISTS trainings (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind         text NOT NULL CHECK (kind IN ('encoder')),
+    reason       text NOT NULL CHECK (reason <> ''),
+    requested_by text NOT NULL CHECK (requested_by <> ''),
+    command_id   bigint UNIQUE REFERENCES commands,      -- NULL: the daily check asked
+    status       text NOT NULL CHECK (status IN ('queued', 'running', 'stopped', 'done', 'failed')),
+    requested_at timestamptz NOT NULL,
+    started_at   timestamptz,                            -- of the first attempt
+    ended_at     timestamptz,
+    attempts     integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),
+    model_id     bigint REFERENCES models,
+    error        text,                                   -- of the last attempt
+    CONSTRAINT an_ended_training_says_when CHECK ((status IN ('done', 'failed')) = (ended_at IS NOT NULL)),
+    CONSTRAINT a_done_training_names_its_model CHECK ((status = 'done') = (model_id IS NOT NULL))
+);
+CREATE UNIQUE INDEX IF NOT EXISTS one_open_training_of_the_check ON trainings (kind)
+    WHERE command_id IS NULL AND status NOT IN ('done', 'failed');
 
 -- ──────────────────────────────────────────────────────────────────────────────────────────────── policy ──
 

@@ -19,7 +19,7 @@ END $$;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO sextant_candles, sextant_encoder, sextant_meta_controller,
                                 sextant_policy, sextant_sender, sextant_cli;
-REVOKE ALL ON FUNCTION approve(uuid, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION approve(uuid, timestamptz), build_analog_index(bigint), drop_analog_index(bigint) FROM PUBLIC;
 
 -- Reading: everybody reads what flows towards it. Model bytes and the operator's tables are no secret here.
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO sextant_cli, sextant_policy, sextant_meta_controller, sextant_encoder,
@@ -32,7 +32,9 @@ GRANT SELECT ON installation, instruments, market_data, wallets, limits, cash_fl
 GRANT INSERT ON instruments, market_data, candle_revisions, quarantine, gap_checks, venue_checks TO sextant_candles;
 GRANT UPDATE (base_timeframe_s, tick_size, lot_size, min_notional) ON instruments TO sextant_candles;
 GRANT UPDATE (open, high, low, close, volume, trades, source, recorded_at) ON market_data TO sextant_candles;
-GRANT INSERT ON embeddings TO sextant_encoder;
+GRANT INSERT ON embeddings, encoder_checks, encoder_evaluations, trainings TO sextant_encoder;
+GRANT UPDATE (status, started_at, ended_at, attempts, model_id, error) ON trainings TO sextant_encoder;
+GRANT EXECUTE ON FUNCTION build_analog_index(bigint), drop_analog_index(bigint) TO sextant_encoder;
 GRANT INSERT ON market_state, policy_config TO sextant_meta_controller;
 GRANT INSERT ON decisions, orders, backtests TO sextant_policy;
 GRANT UPDATE (state) ON orders TO sextant_policy;

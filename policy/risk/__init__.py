@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from policy.risk import daily_loss, fresh_data, max_drawdown, max_exposure, max_position, pause
+from policy.risk import daily_loss, fresh_data, max_drawdown, max_exposure, max_position, out_of_distribution, pause
 from policy.risk.context import Clamp, RiskContext
 from shared.rows import FloatArray
 
@@ -18,6 +18,7 @@ RULES: dict[str, Rule] = {
     "max_drawdown": max_drawdown.apply,
     "max_position": max_position.apply,
     "max_exposure": max_exposure.apply,
+    "out_of_distribution": out_of_distribution.apply,
     "daily_loss": daily_loss.apply,
     "pause": pause.apply,
     "fresh_data": fresh_data.apply,

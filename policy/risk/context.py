@@ -35,12 +35,15 @@ NO_LIMITS = OperatorLimits(max_position=1.0, max_exposure=1.0, daily_loss_limit=
 
 @dataclass(frozen=True, slots=True)
 class RiskContext:
-    """``held_weights`` [N]; ``doubts`` says what is missing or stale, empty when nothing is."""
+    """``held_weights`` [N]; ``ood`` [N], how unusual each instrument's window is, percentiles, None when unknown;
+    ``doubts`` says what is missing or stale, empty when nothing is.
+    """
 
     config: PolicyConfig
     operator: OperatorLimits
     book: Book
     held_weights: FloatArray
+    ood: FloatArray | None
     wallet_paused: bool
     doubts: str
 

@@ -23,6 +23,12 @@ SELECT id, %(command)s, %(reason)s, %(issuer)s, %(idempotency_key)s, %(at)s, %(e
 FROM wallets WHERE name = %(wallet)s
 ON CONFLICT (idempotency_key) DO NOTHING
 
+-- name: insert_retrain_command
+-- A new encoder is asked for; the same idempotency key twice is one command.
+INSERT INTO commands (command, reason, issuer, idempotency_key, issued_at, expires_at)
+VALUES ('retrain-encoder', %(reason)s, %(issuer)s, %(idempotency_key)s, %(at)s, %(expires_at)s)
+ON CONFLICT (idempotency_key) DO NOTHING
+
 -- name: wallet_overview
 -- Each wallet with its equity, what the trader counts today's loss from (the equity at its last decision before
 -- today, else what was paid in), and whether it trades.

@@ -60,10 +60,12 @@ SELECT * FROM models WHERE id = %(id)s
 UPDATE models SET status = 'retired' WHERE kind = %(kind)s AND status = 'active'
 
 -- name: insert_model
--- A trained model; the same bytes trained on the same span are the same model, active again.
+-- A trained model; the same bytes trained on the same span are the same model, and a model in use stays in use.
 INSERT INTO models (kind, onnx, sha256, schema, schema_hash, trained_from, trained_to, label_horizon_s, known_from,
                     provenance, encoder_id, metrics, status, recorded_at)
 VALUES (%(kind)s, %(onnx)s, %(sha256)s, %(schema)s, %(schema_hash)s, %(trained_from)s, %(trained_to)s,
-        %(label_horizon_s)s, %(known_from)s, %(provenance)s, %(encoder_id)s, %(metrics)s, 'active', %(recorded_at)s)
-ON CONFLICT (kind, sha256, trained_from, trained_to) DO UPDATE SET status = 'active'
+        %(label_horizon_s)s, %(known_from)s, %(provenance)s, %(encoder_id)s, %(metrics)s, %(status)s, %(recorded_at)s)
+ON CONFLICT (kind, sha256, trained_from, trained_to) DO UPDATE
+SET status = CASE WHEN excluded.status = 'candidate' AND models.status IN ('active', 'shadow') THEN models.status
+                  ELSE excluded.status END
 RETURNING id

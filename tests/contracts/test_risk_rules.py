@@ -9,14 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policy.decision_path import Circumstances, decide
+from policy.execution.plan import TradingRules
 from policy.risk import RULES, limit
 from policy.risk.context import NO_LIMITS, RiskContext
-from tests.policy.synthetic import SHARES, make_config, make_context, risk_contexts
+from policy.signals import Signal
+from tests.policy.synthetic import SHARES, make_book, make_config, make_context, make_view, risk_contexts
+
+RULES_OF_TRADING = TradingRules(np.full(2, 0.01), np.full(2, 1e-5), np.full(2, 10.0), 0.02, float("inf"))
 
 CASES = st.integers(1, 4).flatmap(
     lambda n: st.tuples(st.lists(SHARES, min_size=n, max_size=n).map(np.array), risk_contexts(n))
 )
 Case = tuple[np.ndarray, RiskContext]
+SCALING = ("out_of_distribution",)  # cuts by a factor, not down to a bound
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -45,13 +51,28 @@ def test_a_rule_never_blocks_an_exit(name: str, case: Case) -> None:
 
 @pytest.mark.parametrize("name", RULES)
 @given(CASES)
-def test_a_rule_that_cuts_says_why_and_cutting_again_changes_nothing(name: str, case: Case) -> None:
+def test_a_rule_that_cuts_says_why(name: str, case: Case) -> None:
     proposed, context = case
     allowed, because = RULES[name](proposed, context)
-    if (allowed < proposed).any():
-        assert because
+    assert because or (allowed == proposed).all()
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name not in SCALING])
+@given(CASES)
+def test_cutting_again_changes_nothing(name: str, case: Case) -> None:
+    proposed, context = case
+    allowed, _ = RULES[name](proposed, context)
     again, _ = RULES[name](allowed, context)
     np.testing.assert_allclose(again, allowed, rtol=1e-12, atol=1e-300)
+
+
+@pytest.mark.parametrize("name", SCALING)
+@given(CASES)
+def test_a_scaling_rule_takes_the_same_share_of_every_proposal(name: str, case: Case) -> None:
+    """Whatever is wanted: so it never turns a smaller wish into a larger position."""
+    proposed, context = case
+    share, _ = RULES[name](np.ones_like(proposed), context)
+    np.testing.assert_allclose(RULES[name](proposed, context)[0], share * proposed, rtol=1e-12, atol=1e-300)
 
 
 @given(CASES)
@@ -153,6 +174,46 @@ def test_no_entries_is_the_lesser_of_what_is_proposed_and_what_is_held(
     allowed, why = RULES[rule](np.array([0.5, 0.1, 0.2]), replace(context, **changes))
     assert allowed.tolist() == [0.3, 0.1, 0.0]
     assert because in why
+
+
+@pytest.mark.parametrize(
+    ("ood", "share"),
+    [(0.0, 1.0), (0.99, 1.0), (0.999, 1.0), (0.99945, 0.5), (0.99981, 0.1), (0.9999, 0.0), (0.999999, 0.0), (1.0, 0.0)],
+)
+def test_the_unusual_shrinks_from_a_thousandth_on_and_is_gone_at_a_tenth_of_it(ood: float, share: float) -> None:
+    """Each instrument by its own ood, what is held and what is new alike."""
+    context = make_context([0.3, 0.0, 0.0], ood=np.array([ood, 0.5, ood]))
+    assert cut("out_of_distribution", [0.3, 0.2, 0.4], context) == pytest.approx([0.3 * share, 0.2, 0.4 * share])
+
+
+def test_the_unusual_is_named_with_its_numbers_and_the_usual_is_not() -> None:
+    context = make_context([0.0] * 3, ood=np.array([0.99953, 0.5, 0.999999]))
+    allowed, clamps = limit(np.array([0.2, 0.2, 0.2]), context)
+    assert allowed[1] == 0.2
+    assert [[clamp.rule for clamp in of_one] for of_one in clamps] == [
+        ["out_of_distribution"],
+        [],
+        ["out_of_distribution"],
+    ]
+    assert "(ood 0.99953, 0.999999)" in clamps[0][0].because
+
+
+def test_without_embeddings_nothing_is_unusual() -> None:
+    """The missing is fresh_data's business."""
+    context = make_context([0.0, 0.0], ood=None)
+    assert cut("out_of_distribution", [0.5, 0.5], context) == [0.5, 0.5]
+
+
+def test_the_decision_path_hands_the_views_ood_to_the_rules() -> None:
+    signals = [Signal(100.0, 1.0, 0.2), Signal(50.0, 1.0, 0.2)]
+    view = make_view(signals, make_config(max_position=0.5), make_book([0.0, 0.0], [100.0, 50.0]))
+    circumstances = Circumstances(NO_LIMITS, RULES_OF_TRADING, np.zeros(2, bool), np.ones(2, bool), False, "")
+    usual = decide(replace(view, ood=np.array([0.5, 0.999])), None, circumstances)
+    assert (usual.wanted > 0).all()
+    unusual = decide(replace(view, ood=np.array([0.5, 1.0])), None, circumstances)
+    assert unusual.allowed.tolist() == [usual.allowed[0], 0.0]
+    assert unusual.plan.quantity[1] == 0.0
+    assert [clamp.rule for clamp in unusual.clamps[1]][-1] == "out_of_distribution"
 
 
 def test_a_wallet_worth_nothing_is_limited_like_any_other() -> None:

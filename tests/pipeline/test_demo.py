@@ -10,16 +10,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from pipeline.demo import SIMULATED_END, SIMULATED_SYMBOLS, plan_spans
 from shared.db import Database, DatabaseError, DatabaseUnavailable, role_url
 from shared.embedded_db import is_running, remove
+from shared.exchanges import open_exchange
+from shared.job import UsageError
 from shared.settings import PROJECT, load_settings
 
-DAYS = 24
-TRADED_HOURS = DAYS * 24 // 6
+LEAST_DAYS = 29  # what Kraken's list of candles holds
+DAYS = 42
+PLAN = plan_spans(open_exchange("simulated"), SIMULATED_SYMBOLS, "5m", 3600, SIMULATED_END, DAYS)
+TRADED_HOURS = (PLAN.end - PLAN.train_to) // timedelta(hours=1)
 DEADLINE_S = 240
 SMALL = {
     "SEXTANT_ENCODER__TRAIN_STEPS": "5",
@@ -32,6 +39,26 @@ SELECT (SELECT count(*) FROM market_data) AS candles, (SELECT count(*) FROM deci
        (SELECT count(*) FROM fills) AS fills, (SELECT count(*) FROM models) AS models,
        (SELECT count(*) FROM embeddings) AS embeddings, (SELECT count(*) FROM market_state) AS states
 """
+
+
+def plan(days: int) -> list[float]:
+    """Days of training the encoder, then the policy, then of trading."""
+    spans = plan_spans(open_exchange("simulated"), SIMULATED_SYMBOLS, "5m", 3600, SIMULATED_END, days)
+    edges = (spans.start, spans.encoder_to, spans.train_to, spans.end)
+    return [(after - before) / timedelta(days=1) for before, after in pairwise(edges)]
+
+
+def test_the_last_sixth_is_traded_and_half_of_the_rest_trains_the_encoder() -> None:
+    assert plan(180) == [75, 75, 30]
+
+
+def test_a_short_history_leaves_enough_to_learn_from_and_some_to_trade() -> None:
+    encoder, policy, traded = plan(LEAST_DAYS)
+    assert encoder * 24 >= 288 + 24 + 100  # a window, its label, a hundred of them of each symbol
+    assert policy * 24 >= 24 + 200
+    assert 1.5 <= traded < LEAST_DAYS / 6
+    with pytest.raises(UsageError, match=r"28 days are too few .* at least 29"):
+        plan(LEAST_DAYS - 1)
 
 
 @pytest.fixture

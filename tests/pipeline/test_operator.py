@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.operator import create_wallet, issue_command, main
+from pipeline.operator import ask_for_encoder, create_wallet, issue_command, main
 from shared.db import Database, load_queries
 from shared.job import UsageError
 from shared.settings import Settings
@@ -133,6 +133,26 @@ def test_a_command_to_nobody_or_without_a_reason_is_refused(database: Database, 
     assert rows(database)["commands"] == []
 
 
+def test_a_new_encoder_is_asked_for_without_a_wallet_and_for_a_day(database: Database) -> None:
+    assert ask_for_encoder(database, NOON, "the market changed", "anna", "key-1")
+    assert not ask_for_encoder(database, NOON + timedelta(hours=1), "told again", "anna", "key-1")
+    (row,) = rows(database)["commands"]
+    told = {"wallet_id": None, "command": "retrain-encoder", "reason": "the market changed", "issuer": "anna",
+            "idempotency_key": "key-1", "issued_at": NOON, "expires_at": NOON + timedelta(days=1)}  # fmt: skip
+    assert told.items() <= row.items()
+    with pytest.raises(UsageError, match="say why: a retrain-encoder"):
+        ask_for_encoder(database, NOON, " ", "anna")
+
+
+def test_asking_for_an_encoder_neither_resumes_nor_pauses_a_wallet(database: Database, settings: Settings) -> None:
+    make(database, settings)
+    ask_for_encoder(database, NOON + timedelta(minutes=1), "a test", "test")
+    assert not trading(database, 2)
+    issue_command(database, NOON + timedelta(minutes=3), "w", "resume", "a test", "test")
+    ask_for_encoder(database, NOON + timedelta(minutes=4), "a test", "test")
+    assert trading(database, 5)
+
+
 def test_the_command_line_makes_pauses_resumes_and_says_what_it_cannot_do(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,5 +169,10 @@ def test_the_command_line_makes_pauses_resumes_and_says_what_it_cannot_do(
     assert main(["pause", "w", *at]) == 0
     assert not trading(database, 1)
     assert [row["reason"] for row in rows(database)["commands"]] == ["go", "operator's wish"]
+    assert main(["retrain", "--reason", "drift", *at]) == 0
+    assert [(row["command"], row["reason"]) for row in rows(database)["commands"]][-1] == ("retrain-encoder", "drift")
+    capsys.readouterr()
+    assert main(["pause", *at]) == 2
+    assert "pause which wallet?" in capsys.readouterr().err
     assert main(["pause", "nobody", *at]) == 2
     assert "there is no wallet 'nobody'" in capsys.readouterr().err

@@ -62,12 +62,13 @@ def test_every_scheduled_module_is_there_to_be_run(shipped: Settings) -> None:
         assert callable(module.main)
     assert {job.module for job in shipped.schedule.values()} == {
         "candles.run_feed", "candles.backfill", "candles.quality", "encoder.run_encoder",
-        "meta_controller.run_metacontroller", "policy.execution.sender", "policy.run_trader",
+        "encoder.check_encoder", "encoder.retrain", "meta_controller.run_metacontroller",
+        "policy.execution.sender", "policy.run_trader",
     }  # fmt: skip
 
 
 def test_after_an_hour_closes_each_job_starts_after_what_it_reads(shipped: Settings) -> None:
-    hourly = [name for name in shipped.schedule if name not in ("backfill", "quality")]
+    hourly = [name for name in shipped.schedule if name not in ("backfill", "quality", "encoder_check", "retrain")]
     when = {name: first_start(shipped, name, NOON) for name in hourly}
     assert when["feed"] < when["encoder"] < when["trader"]
     assert when["feed"] < when["meta"] < when["trader"]
@@ -152,6 +153,18 @@ def test_a_job_that_never_ends_is_stopped(caplog: pytest.LogCaptureFixture, monk
     monkeypatch.setattr(schedule, "JOB_TIMEOUT_S", 0.2)
     monkeypatch.setattr(schedule, "command", lambda job: [sys.executable, "-c", "import time; time.sleep(60)"])
     start_job("slow", TWO["quick"])
+    assert [(level, message[:7]) for level, message, _ in warnings(caplog)] == [("ERROR", "stopped")]
+
+
+def test_a_job_that_takes_too_long_may_end_what_it_is_at(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    saved = tmp_path / "checkpoint"
+    end = f"import signal, sys; signal.signal(15, lambda *_: (open({str(saved)!r}, 'w').close(), sys.exit(1)))"
+    monkeypatch.setattr(schedule, "JOB_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(schedule, "command", lambda job: [sys.executable, "-c", f"{end}; signal.pause()"])
+    start_job("training", TWO["quick"])
+    assert saved.exists()
     assert [(level, message[:7]) for level, message, _ in warnings(caplog)] == [("ERROR", "stopped")]
 
 
@@ -268,7 +281,7 @@ def test_a_service_that_does_not_heed_the_end_is_killed(
     ending.set()
     thread.join(20)
     assert not thread.is_alive()
-    assert [message for _, message, _ in warnings(caplog)] == ["service did not end when asked to: killed"]
+    assert [message for _, message, _ in warnings(caplog)] == ["it did not end when asked to: killed"]
 
 
 def test_the_scheduler_keeps_services_apart_and_wakes_who_asked_for_it(

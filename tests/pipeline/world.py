@@ -24,8 +24,9 @@ from tests.helpers import random_candles
 
 SYMBOLS = ("AAA/USDT", "BBB/USDT")
 START = datetime(2024, 3, 1, tzinfo=UTC)
-LEARNT = timedelta(days=11)  # the encoder's span; the policy's follows, a day later
-TRADES_FROM = START + 2 * LEARNT + timedelta(days=1)
+ENCODER_LEARNT = timedelta(days=18)  # a window alone is 12 days
+POLICY_LEARNT = timedelta(days=11)  # begins a day later
+TRADES_FROM = START + ENCODER_LEARNT + timedelta(days=1) + POLICY_LEARNT
 
 
 def small(settings: Settings, base_timeframe: str) -> Settings:
@@ -51,7 +52,7 @@ def make_series(base_timeframe: str, hours: int) -> dict[str, Candles]:
 def make_plan(series: dict[str, Candles], base_timeframe: str, hours: int) -> Plan:
     rules = {symbol: default_rules(100.0) for symbol in SYMBOLS}
     exchange = RecordedExchange("test", "real", TIMEFRAMES[base_timeframe], series, rules)
-    encoder_to = START + LEARNT
+    encoder_to = START + ENCODER_LEARNT
     return Plan(
         exchange, SYMBOLS, base_timeframe, START, encoder_to, encoder_to + timedelta(days=1), TRADES_FROM,
         TRADES_FROM + timedelta(hours=hours),

@@ -55,7 +55,7 @@ def make_context(weights: Sequence[float], **changes: Any) -> RiskContext:
     held = np.array(weights, dtype=float) * 10
     book = make_book(held, [100.0] * len(held), cash=1000 * (1 - sum(weights)))
     config = make_config(max_position=1.0, daily_loss_limit=1.0, max_drawdown=1.0)
-    context = RiskContext(config, FREE, book, np.array(weights, dtype=float), wallet_paused=False, doubts="")
+    context = RiskContext(config, FREE, book, np.array(weights, dtype=float), None, wallet_paused=False, doubts="")
     return replace(context, **changes)
 
 
@@ -69,6 +69,7 @@ def make_view(signals: Sequence[Signal], config: PolicyConfig, book: Book, seed:
 
 # ── hypothesis ───────────────────────────────────────────────────────────────────────────────────────────────
 SHARES = st.sampled_from([0.0, 1.0]) | st.floats(0.0, 1.0)
+OODS = SHARES | st.floats(0.999, 1.0)
 
 
 @st.composite
@@ -98,7 +99,8 @@ def risk_contexts(draw: st.DrawFn, n: int) -> RiskContext:
     book, prices = draw(books(n))
     operator = OperatorLimits(draw(SHARES), draw(SHARES), draw(st.floats(0.005, 1.0)), draw(st.floats(0.02, 1.0)))
     doubts = draw(st.sampled_from(["", "no embeddings"]))
-    return RiskContext(draw(configs()), operator, book, book.weights(prices), draw(st.booleans()), doubts)
+    ood = draw(st.none() | st.lists(OODS, min_size=n, max_size=n).map(np.array))
+    return RiskContext(draw(configs()), operator, book, book.weights(prices), ood, draw(st.booleans()), doubts)
 
 
 @st.composite

@@ -34,7 +34,8 @@ WRITERS = {
     "market_state": "meta_controller", "policy_config": "meta_controller", "wallets": "cli", "limits": "cli",
     "cash_flows": "cli", "commands": "cli", "decisions": "policy", "orders": "policy", "order_events": "sender",
     "candle_revisions": "candles", "quarantine": "candles", "gap_checks": "candles", "venue_checks": "candles",
-    "fills": "sender", "job_runs": "policy", "alerts": "policy", "backtests": "policy",
+    "fills": "sender", "job_runs": "policy", "alerts": "policy", "backtests": "policy", "trainings": "encoder",
+    "encoder_checks": "encoder", "encoder_evaluations": "encoder",
 }  # fmt: skip
 SEEDED = dict.fromkeys(WRITERS, 2) | {
     "instruments": 3,
@@ -161,6 +162,19 @@ def _side_rows(k: int) -> dict[str, Row]:
         "backtests": {
             "span_from": NOON, "span_to": NOON + k * HOUR, "parameters": Json({}), "in_sample": False,
             "metrics": Json({}), "recorded_at": NOON,
+        },
+        "trainings": {
+            "kind": "encoder", "reason": "test", "requested_by": "test", "command_id": None,
+            "status": "failed", "requested_at": NOON, "ended_at": NOON + HOUR, "error": "test",
+        },
+        "encoder_checks": {
+            "model_id": 1, "as_of": NOON + k * HOUR, "stale_days": 1.0, "drift_share": 0.1, "psi_max": 0.2,
+            "ood_share": 0.01, "error_ratio": 1.0, "verdict": "good", "recorded_at": NOON + k * HOUR,
+        },
+        "encoder_evaluations": {
+            "recipe_hash": "abc", "model_id": 1, "timeframe_s": 3600, "symbols": ["test:A1/USDT"],
+            "evaluated_from": NOON, "evaluated_to": NOON + k * HOUR, "folds": 4, "results": Json({}),
+            "verdict": "test", "recorded_at": NOON,
         },
     }  # fmt: skip
 

@@ -288,6 +288,42 @@ def test_the_same_model_keeps_its_id_and_a_new_one_retires_it(database_for: Data
     assert statuses(database_for) == {first: "active", second: "retired"}
 
 
+def test_a_candidate_is_not_in_use_unless_its_kind_has_no_active_model(database_for: DatabaseFor) -> None:
+    first = save(database_for, status="candidate")
+    second = save(database_for, onnx=other(), status="candidate")
+    assert statuses(database_for) == {first: "active", second: "candidate"}
+    policy = save(database_for, "policy", encoder_id=first, label_horizon_s=0, status="candidate")
+    assert statuses(database_for)[policy] == "active", "an active encoder is no active policy"
+
+
+@pytest.mark.parametrize("status", ["active", "shadow", "candidate"])
+def test_training_a_model_again_takes_it_out_of_no_use(database_for: DatabaseFor, status: str) -> None:
+    first, second = save(database_for), save(database_for, onnx=other(), status="candidate")
+    if status == "active":
+        assert save(database_for, status="candidate") == first
+        assert statuses(database_for) == {first: "active", second: "candidate"}
+        return
+    database_for("encoder").execute("UPDATE models SET status = %(to)s WHERE id = %(id)s", {"to": status, "id": second})
+    assert save(database_for, onnx=other(), status="candidate") == second
+    assert statuses(database_for) == {first: "active", second: status}
+
+
+def test_a_retired_model_trained_again_is_a_candidate_or_active(database_for: DatabaseFor) -> None:
+    first = save(database_for)
+    second = save(database_for, onnx=other())
+    assert save(database_for, status="candidate") == first
+    assert statuses(database_for) == {first: "candidate", second: "active"}
+    assert save(database_for) == first
+    assert statuses(database_for) == {first: "active", second: "retired"}
+
+
+def test_a_refused_candidate_leaves_everything_as_it_was(database_for: DatabaseFor) -> None:
+    first = save(database_for)
+    with pytest.raises(ModelRefused):
+        save(database_for, onnx=GOOD[:50], status="candidate")
+    assert statuses(database_for) == {first: "active"}
+
+
 def test_the_same_bytes_on_another_span_are_another_model(database_for: DatabaseFor) -> None:
     first = save(database_for)
     second = save(database_for, trained_to=T1 + timedelta(hours=1))

@@ -35,6 +35,9 @@ QUERIES: dict[str, tuple[str, str, dict[str, Any], set[str]]] = {
         "policy", "newest_candle", {"instrument_ids": [7, 9], "timeframe_s": STEP, "now": NOON}, SPAN,
     ),
     "what is missing of a recent span": ("candles", "held_and_checked", ONE | RECENT, SPAN),
+    "which series there are to embed": (
+        "encoder", "series_to_embed", {"model_id": 1, "timeframe_s": STEP, "until": NOON}, SERIES,
+    ),
     "a revision": (
         "candles", "revise_candles",
         ONE | {"source": "test", "recorded_at": NOON, "as_of": [LAST], "trades": [1]}

@@ -9,11 +9,11 @@ from typing import LiteralString
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.errors import InsufficientPrivilege
+from psycopg.errors import InsufficientPrivilege, RaiseException, UndefinedFunction
 
 from shared.db import Database, DatabaseUnavailable, connect, role_url
 from shared.settings import Settings
-from tests.shared.spine_rows import NOON, ROLES, WRITERS, order_id, own_database, seed
+from tests.shared.spine_rows import NOON, ROLES, WRITERS, insert, next_row, order_id, own_database, seed
 
 World = Callable[[str], Database]
 ELSEWHERE = ("sextant", "postgres", "pg_read_server_files", "pg_execute_server_program", "pg_write_all_data")
@@ -43,6 +43,10 @@ REFUSED: tuple[LiteralString, ...] = (
     f"CREATE OR REPLACE FUNCTION public.{APPROVE}",
     "ALTER FUNCTION approve(uuid, timestamptz) SECURITY INVOKER",
     "DROP FUNCTION approve(uuid, timestamptz)",
+    "CREATE INDEX escape ON embeddings (ood)",
+    "DROP INDEX one_active_model_a_kind",
+    "ALTER FUNCTION build_analog_index(bigint) SECURITY INVOKER",
+    "CREATE OR REPLACE FUNCTION public.drop_analog_index(model bigint) RETURNS void LANGUAGE sql AS 'SELECT'",
     "ALTER TABLE limits DROP COLUMN max_order_notional",
     "ALTER TABLE order_events DISABLE TRIGGER ALL",
     "ALTER TABLE models DISABLE ROW LEVEL SECURITY",
@@ -146,6 +150,49 @@ def test_only_the_sender_asks_for_approval(world: World) -> None:
             continue
         with pytest.raises(InsufficientPrivilege, match="permission denied for function approve"):
             world(role).fetch_one(question, {"id": order_id(2), "at": NOON})
+
+
+@pytest.mark.parametrize("function", ["build_analog_index", "drop_analog_index"])
+def test_only_the_encoder_indexes_embeddings_and_only_those_of_an_encoder(world: World, function: str) -> None:
+    call = f"SELECT {function}(%(model)s)"
+    for role in ROLES:
+        if role == "encoder":
+            continue
+        with pytest.raises(InsufficientPrivilege, match=f"permission denied for function {function}"):
+            world(role).connection.execute(call, {"model": 1})
+    encoder = world("encoder").connection
+    with world("policy").connection.transaction():
+        insert(world("policy").connection, "models", next_row("models", "policy"))
+    policy = world("policy").fetch_one("SELECT id FROM models WHERE kind = 'policy'")
+    assert policy is not None
+    for model in (policy["id"], 99, 0, -1, None):
+        with pytest.raises(RaiseException, match="is not an encoder of this database"):
+            encoder.execute(call, {"model": model})
+    with pytest.raises(UndefinedFunction):
+        encoder.execute(f"SELECT {function}('1; DROP TABLE limits')".replace("'1; ", "text '1; "))
+    world("owner").connection.execute("DELETE FROM models WHERE kind = 'policy'")
+
+
+def test_an_encoders_index_holds_its_rows_alone_and_no_name_can_be_shadowed(world: World) -> None:
+    definition = "SELECT indexdef FROM pg_indexes WHERE indexname = 'embeddings_of_1'"
+    with world("encoder").connection.transaction(force_rollback=True):
+        for _ in range(2):
+            world("encoder").execute("SELECT build_analog_index(1)")
+        (found,) = world("encoder").fetch(definition)
+        assert "USING hnsw (embedding vector_cosine_ops)" in found["indexdef"]
+        assert "m='16', ef_construction='128'" in found["indexdef"]
+        assert found["indexdef"].endswith("WHERE (model_id = 1)")
+        for _ in range(2):
+            world("encoder").execute("SELECT drop_analog_index(1)")
+        assert world("encoder").fetch(definition) == []
+    owner = world("owner")
+    with owner.connection.transaction(force_rollback=True):
+        for table in ("embeddings", "models"):
+            owner.connection.execute(f"CREATE TEMP TABLE {table} (LIKE public.{table})")
+        owner.execute("SET LOCAL search_path = pg_temp, public")
+        owner.execute("SELECT build_analog_index(1)")
+        (where,) = owner.fetch("SELECT schemaname FROM pg_indexes WHERE indexname = 'embeddings_of_1'")
+        assert where == {"schemaname": "public"}
 
 
 def test_the_sender_cannot_pass_the_approval_on(world: World) -> None:

@@ -146,7 +146,7 @@ def test_money_is_numeric_with_8_decimals_and_every_time_has_a_zone(owner: Conne
 @pytest.mark.parametrize("table", WRITERS)
 def test_when_a_row_was_recorded_comes_from_the_jobs_clock(owner: Connection, table: str) -> None:
     row = next_row(table)
-    stamp = next(name for name in ("recorded_at", "started_at", "issued_at") if name in row)
+    stamp = next(name for name in ("recorded_at", "started_at", "issued_at", "requested_at") if name in row)
     del row[stamp]
     with pytest.raises(NotNullViolation, match=stamp), owner.transaction():
         insert(owner, table, row)
@@ -223,6 +223,28 @@ def test_probabilities_that_do_not_sum_to_one_are_refused(owner: Connection, cha
         ("commands", {"command": "buy"}),
         ("commands", {"reason": ""}),
         ("commands", {"expires_at": NOON}),
+        ("commands", {"wallet_id": None}),
+        ("commands", {"command": "retrain-encoder"}),  # of no wallet
+        ("trainings", {"kind": "policy"}),
+        ("trainings", {"status": "waiting"}),
+        ("trainings", {"ended_at": None}),
+        ("trainings", {"status": "queued"}),  # and yet ended
+        ("trainings", {"status": "done"}),  # without a model
+        ("trainings", {"model_id": 1}),
+        ("trainings", {"reason": ""}),
+        ("trainings", {"requested_by": ""}),
+        ("trainings", {"attempts": -1}),
+        ("encoder_checks", {"drift_share": 1.01}),
+        ("encoder_checks", {"ood_share": -0.01}),
+        ("encoder_checks", {"psi_max": -1.0}),
+        ("encoder_checks", {"error_ratio": -1.0}),
+        ("encoder_checks", {"verdict": ""}),
+        ("encoder_checks", {"recorded_at": NOON}),
+        ("encoder_evaluations", {"evaluated_to": NOON}),
+        ("encoder_evaluations", {"folds": 0}),
+        ("encoder_evaluations", {"symbols": []}),
+        ("encoder_evaluations", {"verdict": ""}),
+        ("models", {"status": "resting"}),
         ("decisions", {"wanted_weight": 1.01}),
         ("decisions", {"price": 0.0}),
         ("decisions", {"quantity_held": -1}),
@@ -253,6 +275,25 @@ def test_a_policy_names_its_encoder_and_one_model_a_kind_is_active(owner: Connec
     owner.execute("UPDATE models SET status = 'active' WHERE id = 1")
     assert refused(owner, "models", because=UniqueViolation, status="active") == "one_active_model_a_kind"
     accepted(owner, "models", kind="policy", encoder_id=1, status="active")
+
+
+def test_one_encoder_is_shadow_beside_the_active_one(owner: Connection) -> None:
+    owner.execute("UPDATE models SET status = 'active' WHERE id = 1")
+    owner.execute("UPDATE models SET status = 'shadow' WHERE id = 2")
+    assert refused(owner, "models", because=UniqueViolation, status="shadow") == "one_shadow_model_a_kind"
+    accepted(owner, "models", status="retired")
+
+
+def test_a_command_is_one_training_and_the_check_has_one_open_at_most(owner: Connection) -> None:
+    insert(owner, "commands", next_row("commands") | {"wallet_id": None, "command": "retrain-encoder"})
+    (command,) = owner.execute("SELECT max(id) FROM commands").fetchone() or ()
+    insert(owner, "trainings", next_row("trainings") | {"command_id": command})
+    refused(owner, "trainings", because=UniqueViolation, command_id=command)
+    queued = {"command_id": None, "status": "queued", "ended_at": None}
+    insert(owner, "trainings", next_row("trainings") | queued)
+    for status in ("queued", "running", "stopped"):
+        assert "one_open" in refused(owner, "trainings", because=UniqueViolation, **queued | {"status": status})
+    accepted(owner, "trainings", command_id=None)
 
 
 def test_risk_only_shrinks(owner: Connection) -> None:
