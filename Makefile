@@ -15,7 +15,7 @@ SPAN = $(call opt,AT,at) $(call opt,FROM,from) $(call opt,TO,to)
 .DEFAULT_GOAL := help
 .PHONY: help demo test check coverage bench lock db-up db-stop db-reset db-url db-psql db-apply-schema \
         db-apply-schema-host infra-up infra-down backfill run-feed import-csv data-quality exchanges emulator run-meta \
-        run-encoder train-encoder features eval-encoder encoder-upgrade check-encoder retrain analogs train-policy \
+        run-encoder train-encoder features eval-encoder export-embeddings encoder-upgrade check-encoder retrain analogs train-policy \
         run-trader run-sender backtest wallet pause resume schedule cron-print status \
         venv-meta venv-encoder venv-policy install-meta install-encoder install-policy
 
@@ -71,6 +71,9 @@ train-encoder: $(RUN)  ## train the encoder: [FROM=] [TO=] [SYMBOLS="…"] [STEP
 
 run-encoder: $(RUN)  ## write embeddings of new candles, or of a span: [FROM= TO=] [AT=] [MODEL=]
 	@$(PY) -m encoder.run_encoder $(SPAN) $(call opt,MODEL,model)
+
+export-embeddings: $(RUN)  ## an encoder's embeddings as a Parquet file: FILE=… [FROM=] [TO=] [MODEL=]
+	@$(PY) -m encoder.export_embeddings $(FILE) $(SPAN) $(call opt,MODEL,model)
 
 eval-encoder: $(RUN)  ## is the encoder worth it? walk-forward against baselines: [SYMBOLS="…"] [FOLDS=4] [TIMEFRAME=] [MINUTES=]
 	@$(PY) -m encoder.evaluate $(SPAN) $(call opt,SYMBOLS,symbols) $(call opt,FOLDS,folds) $(call opt,TIMEFRAME,timeframe) \

@@ -11,3 +11,8 @@ WHERE model_id = %(model_id)s AND instrument_id = ANY (%(instrument_ids)s) AND t
   AND as_of > %(after)s AND as_of <= %(until)s
   AND (%(known_by)s::timestamptz IS NULL OR known_from <= %(known_by)s)
 GROUP BY instrument_id
+
+-- name: exported_encoder
+-- One encoder, or (NULL) the active one, without its bytes.
+SELECT id, sha256, known_from, (schema ->> 'timeframe_s')::integer AS timeframe_s FROM models
+WHERE kind = 'encoder' AND CASE WHEN %(model_id)s::bigint IS NULL THEN status = 'active' ELSE id = %(model_id)s END

@@ -11,12 +11,13 @@ from shared.settings import PROJECT
 
 HEAVY = ("torch", "stable_baselines3", "gymnasium", "sqlalchemy", "numba", "pandas", "matplotlib", "pyarrow")
 JOBS = ("policy.run_trader", "encoder.run_encoder", "meta_controller.run_metacontroller", "policy.execution.sender",
-        "encoder.check_encoder", "encoder.retrain", "candles.backfill", "pipeline.schedule", "pipeline.status", "pipeline.operator", "shared.schema")  # fmt: skip
+        "encoder.check_encoder", "encoder.retrain", "candles.backfill",
+        "pipeline.schedule", "pipeline.status", "pipeline.operator", "shared.schema")  # fmt: skip
 TARGETS = (
     "demo", "test", "check", "coverage", "bench", "db-up", "db-stop", "db-reset", "db-url", "db-psql",
     "db-apply-schema", "db-apply-schema-host", "infra-up", "infra-down", "backfill", "import-csv", "run-meta",
     "run-encoder", "train-encoder", "train-policy", "run-trader", "backtest", "schedule", "cron-print", "status",
-    "features", "eval-encoder", "encoder-upgrade", "check-encoder", "retrain", "analogs",
+    "features", "eval-encoder", "encoder-upgrade", "check-encoder", "retrain", "analogs", "export-embeddings",
     "venv-meta", "venv-encoder", "venv-policy", "install-meta", "install-encoder", "install-policy",
 )  # fmt: skip
 
