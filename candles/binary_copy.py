@@ -1,24 +1,17 @@
-"""Candles as the bytes of PostgreSQL's binary COPY, made by numpy: no Python object a row.
-
-The format (PostgreSQL's documentation of COPY, "Binary Format"): a header; each row as the number of its fields
-and each field as its length and its bytes, big-endian; a trailer. NULL is length -1 without bytes.
-"""
+"""Candles as the bytes of PostgreSQL's binary COPY (shared/binary_copy.py)."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from shared.clock import from_unix
+from shared.binary_copy import copy_in, encode, new_rows, sent_time, sent_times
 from shared.db import Database, load_queries
-from shared.market_data import MICROSECONDS, POSTGRES_EPOCH_S
 from shared.rows import CANDLE_FIELDS, UNKNOWN_TRADES, Candles
 
-HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # signature, no flags, no extension
-TRAILER = b"\xff\xff"
-NULL_LENGTH = -1
 LARGEST_INTEGER = 2**31 - 1
 
 # The columns of the query copy_candles but for ``source``, whose length differs from call to call.
@@ -41,8 +34,7 @@ def copy_candles(
 ) -> None:
     """Appends candles to market_data; DatabaseError when one of them is stored already, or not sound."""
     data = encode_candles(instrument_id, timeframe_s, candles, source, recorded_at)
-    with database.connection.cursor() as cursor, cursor.copy(load_queries("candles")["copy_candles"]) as copy:
-        copy.write(data)
+    copy_in(database, load_queries("candles")["copy_candles"], data)
 
 
 def encode_candles(instrument_id: int, timeframe_s: int, candles: Candles, source: str, recorded_at: datetime) -> bytes:
@@ -55,33 +47,23 @@ def encode_candles(instrument_id: int, timeframe_s: int, candles: Candles, sourc
     constants = {
         "instrument_id": instrument_id,
         "timeframe_s": timeframe_s,
-        "recorded_at": (recorded_at - from_unix(POSTGRES_EPOCH_S)) // timedelta(microseconds=1),
+        "recorded_at": sent_time(recorded_at),
         "source": np.frombuffer(source.encode(), np.uint8),
     }
     unknown = candles.trades == UNKNOWN_TRADES
-    return HEADER + _rows(candles[~unknown], constants, True) + _rows(candles[unknown], constants, False) + TRAILER
+    return encode(_rows(candles[~unknown], constants, True), _rows(candles[unknown], constants, False))
 
 
-def _rows(candles: Candles, constants: dict[str, Any], trades_known: bool) -> bytes:
+def _rows(candles: Candles, constants: dict[str, Any], trades_known: bool) -> NDArray[Any]:
     kinds: dict[str, Any] = {**COLUMN_KINDS, "source": (np.uint8, len(constants["source"]))}
     if not trades_known:
-        kinds["trades"] = (np.uint8, 0)
-    fields = [field for name, kind in kinds.items() for field in ((_length(name), ">i4"), (name, kind))]
-    rows = np.empty(len(candles), [("fields", ">i2"), *fields])
-    rows["fields"] = len(kinds)
-    for name in kinds:
-        rows[_length(name)] = rows.dtype[name].itemsize
+        kinds["trades"] = None
+    rows = new_rows(len(candles), kinds)
     for name, value in constants.items():
         rows[name] = value
-    rows["as_of"] = (candles.as_of - POSTGRES_EPOCH_S) * MICROSECONDS
+    rows["as_of"] = sent_times(candles.as_of)
     for name in CANDLE_FIELDS[1:-1]:
         rows[name] = getattr(candles, name)
     if trades_known:
         rows["trades"] = candles.trades
-    else:
-        rows[_length("trades")] = NULL_LENGTH
-    return rows.tobytes()
-
-
-def _length(name: str) -> str:
-    return f"{name}_length"
+    return rows

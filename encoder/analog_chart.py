@@ -51,7 +51,7 @@ def write_chart(chart: AnalogChart, path: Path) -> None:
     figure = Figure(figsize=(11, 5.5), dpi=160, facecolor="white")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 4))
-    figure.subplots_adjust(left=0.065, right=0.925, top=0.84, bottom=0.11, wspace=0.0)
+    figure.subplots_adjust(left=0.065, right=0.925, top=0.84, bottom=0.18, wspace=0.0)
     _draw_past(left, chart)
     _draw_future(right, chart)
     _dress(left, right, chart)
@@ -117,8 +117,7 @@ def _dress(left: Axes, right: Axes, chart: AnalogChart) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, prune="both"))
         for side in ("top", "left", "right", "bottom"):
             axes.spines[side].set_visible(False)
-        legend = axes.legend(loc="upper left", fontsize=8, frameon=True, labelcolor=INK, framealpha=0.85)
-        legend.get_frame().set_linewidth(0)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, fontsize=8, frameon=False, labelcolor=INK)
     left.axvline(0.0, color=INK, linewidth=1.2)
     left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g} %" if value else "0 %"))
     left.set_xlabel("hours before", fontsize=8.5, color=MUTED)

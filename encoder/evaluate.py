@@ -16,7 +16,8 @@ from psycopg.types.json import Json
 
 from encoder.evaluation.recipe import Recipe, Source
 from encoder.evaluation.splits import Fold, asset, choose_held_out, walk_forward
-from shared.clock import Clock, from_unix, to_unix
+from encoder.schema import require_timeframe
+from shared.clock import Clock, floor_time, from_unix, to_unix
 from shared.db import Database, load_queries
 from shared.job import Context, JobError, Outcome, UsageError, job, job_parser, run_job_command
 from shared.market_data import read_candles
@@ -39,7 +40,7 @@ class Request:
     span_to: datetime | None = None
     hold_out: Sequence[str] | None = None
     minutes: float | None = None
-    steps: int | None = None  # neither: [encoder] train_steps, as the encoder in use is trained
+    steps: int | None = None  # neither: [encoder] train_steps and train_passes, as the encoder in use is trained
     jobs: int = JOBS
 
 
@@ -56,6 +57,7 @@ def run_once(
     from encoder.evaluation.verdict import verdict
     from encoder.fingerprint import recipe_hash
 
+    require_timeframe(request.timeframe_s)
     source = read_source(database, request, clock)
     folds = walk_forward(*_span(source, request), request.folds, request.timeframe_s)
     recipe = Recipe(
@@ -65,6 +67,7 @@ def run_once(
         batch_size=settings.encoder.batch_size,
         seed=settings.encoder.seed,
         held_out=choose_held_out(source.names, request.hold_out),
+        most_passes=settings.encoder.train_passes if request.steps is None and request.minutes is None else None,
     )
     made_by = recipe_hash(recipe.batch_size)
     key = evaluation_key(source, folds, recipe, made_by)
@@ -72,8 +75,10 @@ def run_once(
     say(_describe(source, folds, recipe))
     results = run_folds(source, folds, recipe, directory, request.jobs, say)
     say(report(results))
+    steps = {fold["training"]["steps"] for fold in results}
     row = {
         "recipe_hash": made_by,
+        "steps": steps.pop() if len(steps) == 1 else None,
         "timeframe_s": request.timeframe_s,
         "symbols": list(source.names),
         "evaluated_from": from_unix(folds[0].train_from),
@@ -89,8 +94,8 @@ def run_once(
 
 
 def read_source(database: Database, request: Request, clock: Clock) -> Source:
-    """The candles of the request's series up to now; UsageError for a series that is not stored, JobError when none
-    has candles enough."""
+    """The candles of the request's series, by default up to the last midnight (UTC), so that the same request goes on
+    when a candle arrives; UsageError for a series that is not stored, JobError when none has candles enough."""
     rows = database.fetch(load_queries("evaluation")["evaluated_instruments"], {"timeframe_s": request.timeframe_s})
     ids = {f"{row['venue']}:{row['symbol']}": int(row["id"]) for row in rows}
     unknown = sorted(set(request.symbols) - set(ids))
@@ -100,7 +105,7 @@ def read_source(database: Database, request: Request, clock: Clock) -> Source:
             f"{', '.join(ids) or 'none'} (a series is named venue:SYMBOL)"
         )
     after = to_unix(request.span_from) - 1 if request.span_from else 0
-    until = to_unix(min(request.span_to or clock.now(), clock.now()))
+    until = to_unix(min(request.span_to or floor_time(clock.now(), 86_400), clock.now()))
     series: dict[str, Candles] = {}
     for name in request.symbols or ids:
         candles = read_candles(database, ids[name], request.timeframe_s, after, until)

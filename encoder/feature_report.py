@@ -15,7 +15,7 @@ import numpy as np
 
 from encoder.evaluation.panel import Panel, build_panel
 from encoder.feature_importance import ERRORS, Selection, select
-from encoder.schema import HORIZONS_S
+from encoder.schema import HORIZONS_S, require_timeframe
 from shared.clock import from_unix, to_unix
 from shared.features import FEATURES, WINDOW, Grid, compute_features
 from shared.job import Context, Outcome, UsageError, job_parser, run_job_command
@@ -154,6 +154,7 @@ def _instruments(context: Context) -> list[Instrument]:
 def _work(context: Context) -> Outcome:
     arguments, now = context.arguments, context.clock.now()
     timeframe_s = context.settings.universe.decision_timeframe_s
+    require_timeframe(timeframe_s)
     after = to_unix(arguments.span_from) if arguments.span_from else 0
     until = to_unix(min(arguments.span_to or now, now))
     if after >= until:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,18 +12,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from encoder.dataset import LABEL_HORIZON_S, LABELS, TrainingSet
+from encoder.dataset import HELD_OUT, LABEL_HORIZON_S, LABELS, TrainingSet, split_in_time
 from encoder.encoder_model import Encoder, Exported, export_onnx
 from encoder.inference import Embedded, embed_features
-from encoder.novelty import Novelty
+from encoder.novelty import (
+    LEAST_CALIBRATION,
+    LEAST_SAMPLE,
+    SHORT_S,
+    SHORT_STRETCH,
+    Novelty,
+    distances_between_blocks,
+)
 from encoder.probe import ridge_forecast
 from encoder.schema import encoder_schema
-from shared.features import FEATURES
+from shared.features import FEATURES, WINDOW
+from shared.job import JobError
 from shared.model_store import Model, ModelRefused, load_model, schema_hash
 from shared.rows import FloatArray, IntArray
 
 SAMPLE = 512  # training windows kept in the graph
-CALIBRATED = 4096  # windows held out that calibrate ood: its tail is the last percent of them
+CALIBRATED = 4096  # windows held out, and as many fitted, that calibrate ood: its tail is the last percent of them
 PROBED = 8192  # windows that the probe is fitted on, and a quarter of it that it is scored on
 BLOCK = 512  # windows whose channels are in memory at a time
 PROBE_LABEL = LABELS.index(f"log_volatility_{LABEL_HORIZON_S}s")
@@ -40,18 +49,43 @@ def even_sample(count: int, size: int) -> IntArray:
     return np.unique(np.linspace(0, count - 1, min(size, count)).astype(np.int64))
 
 
+def split(data: TrainingSet) -> tuple[TrainingSet, TrainingSet]:
+    """The windows to fit and those held out; JobError, before any training, when ``export`` would find too few."""
+    fitted, held = split_in_time(data)
+    if len(fitted) >= LEAST_SAMPLE and len(held) >= LEAST_CALIBRATION:
+        return fitted, held
+    timeframe_s = data.grids[0].timeframe_s
+    window_s = (data.as_of[-1] - data.as_of[0] + timeframe_s) / len(data)  # from one to the next, of any series
+    to_fit = (LEAST_SAMPLE * window_s + LABEL_HORIZON_S) / (1 - HELD_OUT)
+    span_s = WINDOW * timeframe_s + max(to_fit, LEAST_CALIBRATION * window_s / HELD_OUT) + LABEL_HORIZON_S
+    raise JobError(
+        f"{len(fitted)} windows to fit and {len(held)} to hold out, at least {LEAST_SAMPLE} and {LEAST_CALIBRATION} "
+        f"are needed: the last {HELD_OUT:.0%} are held out, and none whose label reaches into them is fitted; "
+        f"{math.ceil(span_s / 86_400)} days of candles of {timeframe_s} s without more gaps than these have would do; "
+        "run `make backfill` for a longer span, or widen --from/--to"
+    )
+
+
 @torch.no_grad()
 def export(encoder: Encoder, fitted: TrainingSet, held: TrainingSet) -> bytes:
-    """The graph with its measure of novelty: a sample of the fitted windows, calibrated on windows held out."""
-    novelty = Novelty(_see(encoder, fitted, SAMPLE))
-    novelty.calibrate(_see(encoder, held, CALIBRATED))
+    """The graph with its measure of novelty: a sample of the fitted windows, calibrated on windows held out and on
+    how far parts of the fitted span are from each other."""
+    window_s = WINDOW * fitted.grids[0].timeframe_s
+    short = window_s + held.as_of[-1] - fitted.as_of[0] < SHORT_S
+    novelty = Novelty(_see(encoder, _thin(fitted, SAMPLE)))
+    spread = _thin(fitted, CALIBRATED)
+    elsewhere = distances_between_blocks(_see(encoder, spread), spread.as_of, window_s, SAMPLE)
+    novelty.calibrate(_see(encoder, _thin(held, CALIBRATED)), elsewhere, SHORT_STRETCH if short else 1.0)
     return export_onnx(Exported(encoder, novelty))
 
 
-def _see(encoder: Encoder, data: TrainingSet, size: int) -> Tensor:
-    """The standardised features of a sample, [n, F]."""
-    features = torch.from_numpy(data.features[even_sample(len(data), size)])
-    return (features - encoder.feature_mean) / encoder.feature_scale
+def _thin(data: TrainingSet, size: int) -> TrainingSet:
+    return data.select(even_sample(len(data), size))
+
+
+def _see(encoder: Encoder, data: TrainingSet) -> Tensor:
+    """Standardised features, [n, F]."""
+    return (torch.from_numpy(data.features) - encoder.feature_mean) / encoder.feature_scale
 
 
 def trial_model(onnx: bytes, timeframe_s: int) -> Model:
@@ -70,8 +104,7 @@ def check(encoder: Encoder, onnx: bytes, fitted: TrainingSet, held: TrainingSet)
     ModelRefused when it does not run, gives no unit vectors, or says something else than the net does.
     """
     model = trial_model(onnx, fitted.grids[0].timeframe_s)
-    learn = fitted.select(even_sample(len(fitted), PROBED))
-    score = held.select(even_sample(len(held), PROBED // 4))
+    learn, score = _thin(fitted, PROBED), _thin(held, PROBED // 4)
     seen, new = _embed(model, learn).embedding, _embed(model, score).embedding
     _require_same(encoder, score, new)
     return probe_scores(learn, score, seen, new)

@@ -24,7 +24,6 @@ from shared.alerts import Severity, raise_alert
 from shared.clock import Clock, to_unix
 from shared.db import Database, load_queries
 from shared.features import WINDOW, Grid, Windows
-from shared.features.windows import COLUMNS
 from shared.job import Context, JobError, Outcome, UsageError, job, job_parser, run_job_command
 from shared.market_data import UnknownInstrument, find_instruments, read_candles
 from shared.model_store import Model, ModelRefused, model_by_id
@@ -33,13 +32,15 @@ from shared.settings import Settings
 
 CATCH_UP = timedelta(hours=48)  # how far back a first run goes; --from/--to goes farther
 BLOCK = 2048  # windows cut at a time: 28 MB
+CRITICAL = ("active", "of the policy")  # without these nothing can be traded
 
 Span = tuple[datetime, datetime]
 
 
 @dataclass(slots=True)
 class Written:
-    """What one encoder's pass did: rows written, and closes whose windows had too many gaps for one, by series."""
+    """What one encoder's pass did: rows written, and closes whose windows had too many gaps for one, by series (those
+    whose windows would begin before the series does are not counted)."""
 
     embedded: int = 0
     windows_with_gaps: dict[str, int] = field(default_factory=dict)
@@ -51,8 +52,8 @@ def run_once(
 ) -> Outcome:
     """Embeds every close since each series' newest embedding, or what is missing in ``span``, as far as now.
 
-    With ``model_id`` by that encoder only, in use or not. JobError when the active encoder is refused; another
-    one that is refused is an alert, and the rest goes on.
+    With ``model_id`` by that encoder only, in use or not. An encoder that is refused is an alert, and the rest goes
+    on; JobError at the end when it is the active one, the one that the active policy learnt from, or asked for.
     """
     now, timeframe_s = clock.now(), settings.universe.decision_timeframe_s
     if span is not None:
@@ -69,11 +70,11 @@ def run_once(
             by_model[encoder_id] = embed_missing(database, encoder_id, timeframe_s, now, span)
         except ModelRefused as error:
             refused[encoder_id] = error
-            severity: Severity = "critical" if wanted[encoder_id] == "active" else "warning"
+            severity: Severity = "critical" if wanted[encoder_id] in CRITICAL else "warning"
             raise_alert(database, now, severity, f"encoder-refused:{encoder_id}", str(error))
-    decisive = [refused[i] for i, status in wanted.items() if i in refused and status in ("active", "asked")]
+    decisive = [error for i, error in refused.items() if wanted[i] in (*CRITICAL, "asked")]
     if decisive:
-        raise JobError(str(decisive[0])) from decisive[0]
+        raise JobError("; ".join(map(str, decisive))) from decisive[0]
     return _outcome(wanted, by_model, [*map(str, refused.values()), *_missing_symbols(database, settings)])
 
 
@@ -97,22 +98,19 @@ def _check_span(span: Span, now: datetime) -> None:
 
 
 def _wanted(database: Database, model_id: int | None) -> dict[int, str]:
-    """The encoders to run with their status, the active one first."""
+    """The encoders to run and what each is used as, the active one first."""
     if model_id is not None:
         return {model_id: "asked"}
-    rows = database.fetch(load_queries("encoder")["encoders_in_use"])
-    return {row["id"]: row["status"] for row in sorted(rows, key=lambda row: row["status"] != "active")}
+    return {row["id"]: row["used_as"] for row in database.fetch(load_queries("encoder")["encoders_in_use"])}
 
 
 def _missing_symbols(database: Database, settings: Settings) -> list[str]:
-    """A warning for each symbol of the universe that has no candles at all."""
-    missing = []
-    for symbol in settings.universe.symbols:
-        try:
-            find_instruments(database, settings.universe.venue, [symbol])
-        except UnknownInstrument as error:
-            missing.append(str(error))
-    return missing
+    """A warning that names the symbols of the universe that have no candles at all, if there are any."""
+    try:
+        find_instruments(database, settings.universe.venue, settings.universe.symbols)
+    except UnknownInstrument as error:
+        return [str(error)]
+    return []
 
 
 def embed_missing(
@@ -146,9 +144,11 @@ def _blocks(
         if not len(closes):
             continue
         grid = Grid(candles, timeframe_s)
-        usable = closes[np.isin(closes, grid.usable())]
-        if len(usable) < len(closes):
-            with_gaps[series["name"]] = len(closes) - len(usable)
+        good = np.isin(closes, grid.usable())
+        usable, refused = closes[good], closes[~good]
+        gaps = int(np.count_nonzero(refused - (WINDOW - 1) * timeframe_s >= to_unix(series["oldest"])))
+        if gaps:
+            with_gaps[series["name"]] = gaps
         new = usable[~np.isin(usable, embedded_closes(database, model.id, instrument_id, timeframe_s, first, last))]
         for i in range(0, len(new), BLOCK):
             yield instrument_id, grid.windows(new[i : i + BLOCK])
@@ -168,8 +168,7 @@ def _packed(blocks: Iterator[tuple[int, Windows]]) -> Iterator[tuple[IntArray, W
 
 def _join(blocks: Sequence[tuple[int, Windows]]) -> tuple[IntArray, Windows]:
     instruments = np.concatenate([np.full(len(windows), instrument_id) for instrument_id, windows in blocks])
-    columns = (np.concatenate([getattr(windows, name) for _, windows in blocks]) for name in ("as_of", *COLUMNS))
-    return instruments, Windows(blocks[0][1].timeframe_s, *columns)
+    return instruments, Windows.concatenate([windows for _, windows in blocks])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -33,9 +33,11 @@ SEARCHED = 50  # analogs behind the bands; fewer are shown
 SHOWN = 20
 DRAWN_CANDLES = 96
 NAMES = ("1h", "4h", "24h")
+LEAST_TESTED = 30  # outcomes: the share inside a band is uncertain by ±15 points (two standard errors at 80 %) even so
 EXPLANATION = """\
 Quantiles of what follows, in %, calibrated on so many days and stretched by so much for 50/80/90 %.
 Covered: past outcomes inside such bands, each calibrated on the days before it. No direction is forecast."""
+EQUAL = "Bands of equal width: the stretched wider one came out narrower and was widened to the one inside it."
 PERCENTS = (5, 10, 25, 50, 75, 90, 95)
 
 
@@ -86,7 +88,8 @@ def show(
     at = _moment(database, encoder, instrument, clock.now(), exact)
     known_by = max(at, encoder.known_from)
     params = {"model_id": encoder.id, "timeframe_s": encoder.timeframe_s}
-    instruments = database.fetch_rows(Instrument, load_queries("analogs")["embedded_instruments"], params)
+    embedded = database.fetch_rows(Instrument, load_queries("analogs")["embedded_instruments"], params)
+    instruments = [i for i in embedded if i.provenance == instrument.provenance]
     analogs = find_analogs(database, encoder.id, instrument.id, encoder.timeframe_s, at, HORIZONS_S, SEARCHED, known_by)
     if len(analogs) < SEARCHED:
         raise JobError(
@@ -191,6 +194,8 @@ def _as_text(told: Shown, shown: int) -> str:
     console.print()
     console.print(_quantile_table(told.outlook))
     console.print(EXPLANATION, markup=False)
+    if (np.diff(told.outlook.half_widths, axis=1) == 0).any():
+        console.print(EQUAL, markup=False)
     if told.outlook.honest[-1] < told.outlook.moments[-1]:
         seen = int(told.outlook.moments[-1] - told.outlook.honest[-1])
         console.print(f"{seen} of these days are older than the encoder: what it says of them may be flattered.")
@@ -228,7 +233,8 @@ def _quantile_table(result: Outlook) -> Table:
         widths = [*(-half for half in reversed(inner)), 0.0, *inner]
         quantiles = (_percent(width).removesuffix(" %") for width in widths)
         stretched = "/".join(f"{factor:.2f}" for factor in result.factors[h])
-        covered = "/".join(f"{100 * share:.0f}" for share in result.covered[h]) if result.tested[h] else "–"
+        shares = "/".join(f"{100 * share:.0f}" for share in result.covered[h])
+        covered = shares if result.tested[h] >= LEAST_TESTED else "too few"
         table.add_row(name, *quantiles, str(result.moments[h]), stretched, covered, str(result.tested[h]))
     return table
 

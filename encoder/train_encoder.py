@@ -8,6 +8,8 @@ one a candidate (``make encoder-upgrade``).
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +20,13 @@ from urllib.parse import quote
 
 import torch
 
-from encoder.checkpoints import newest_checkpoint, remove_checkpoints
-from encoder.dataset import LABEL_HORIZON_S, build_training_set, candles_between, split_in_time
+from encoder.checkpoints import newest_checkpoint
+from encoder.dataset import LABEL_HORIZON_S, build_training_set, candles_between
 from encoder.fingerprint import recipe_hash
-from encoder.model_card import check, describe, export
-from encoder.schema import encoder_schema
+from encoder.model_card import check, describe, export, split
+from encoder.schema import encoder_schema, require_timeframe
 from encoder.training import Device, TrainingPlan, find_device, fit, reproducible
-from shared.clock import Clock, floor_time, from_unix, parse_time, to_unix
+from shared.clock import Clock, SystemClock, floor_time, from_unix, parse_time, to_unix
 from shared.db import Database
 from shared.job import Context, JobError, Outcome, UsageError, job, job_parser, run_job_command
 from shared.market_data import UnknownInstrument, find_instruments, read_candles
@@ -33,6 +35,7 @@ from shared.rows import Candles, Instrument
 from shared.settings import Settings
 
 RESUMED_SPAN = timedelta(days=1)  # an unfinished training that ends longer ago is not worth finishing
+KEPT = timedelta(days=30)  # checkpoints that nobody went on from
 
 
 def train(
@@ -53,7 +56,7 @@ def train(
     ModelRefused when the stored graph would not say what the net says.
     """
     inside = [candles_between(candles, to_unix(trained_from), to_unix(trained_to)) for candles in candles_by_instrument]
-    fitted, held = split_in_time(build_training_set(inside, timeframe_s))
+    fitted, held = split(build_training_set(inside, timeframe_s))
     net = fit(fitted, plan, directory, progress)
     with reproducible(plan.threads, "cpu"):
         onnx = export(net.encoder, fitted, held)
@@ -106,14 +109,19 @@ def run_once(
     is known from trained_to + 24 h, which is then now, not tomorrow. A training that was stopped or killed goes
     on where it was when it is asked for again; with the default end, at the end it had then, up to a day ago.
     """
-    find_device(device)  # before the work: it may not be there
+    found = find_device(device)  # before the work: it may not be there
     timeframe_s = settings.universe.decision_timeframe_s
+    require_timeframe(timeframe_s)
     names = [_full_name(name, settings) for name in symbols or settings.encoder.train_on or settings.universe.symbols]
-    if steps is None and minutes is None:
+    default = steps is None and minutes is None
+    if default:
         steps = settings.encoder.train_steps
-    directory = settings.home_path / "training" / f"encoder-{quote(database.connection.info.dbname, safe='')}"
+    batch_size, seed = settings.encoder.batch_size, settings.encoder.seed
+    most = settings.encoder.train_passes if default else None
     note = {"symbols": names, "timeframe_s": timeframe_s, "from": trained_from and trained_from.isoformat()}
-    note |= {"steps": steps, "minutes": minutes}
+    note |= {"until": trained_to and trained_to.isoformat(), "steps": steps, "minutes": minutes, "most_passes": most}
+    note |= {"batch_size": batch_size, "seed": seed, "device": found}
+    directory = _directory_of(settings, database, note)
     newest = floor_time(clock.now(), timeframe_s) - timedelta(seconds=LABEL_HORIZON_S)
     trained_to = trained_to or _unfinished(directory, note, newest) or newest
     if trained_to > clock.now():
@@ -122,15 +130,15 @@ def run_once(
     trained_from = trained_from or _first_open(source.series, timeframe_s)
     if trained_from >= trained_to:
         raise UsageError(f"--from {trained_from.isoformat()} is not before --to {trained_to.isoformat()}")
-    batch_size, seed, note = settings.encoder.batch_size, settings.encoder.seed, note | {"to": trained_to.isoformat()}
-    plan = TrainingPlan(steps, batch_size, seed, minutes, device, note=note)
+    note |= {"to": trained_to.isoformat()}
+    plan = TrainingPlan(steps, batch_size, seed, minutes, most, device, note=note)
     span = {"trained_from": trained_from, "trained_to": trained_to}
     onnx, metrics = train(
         source.series, timeframe_s=timeframe_s, **span, plan=plan, directory=directory, progress=progress
     )
     metrics["symbols"] = source.names
     card = _store(database, onnx, metrics, source, timeframe_s, trained_from, trained_to, clock.now())
-    remove_checkpoints(directory)
+    shutil.rmtree(directory, ignore_errors=True)
     warnings = {"warnings": source.warnings} if source.warnings else {}
     return Outcome("done", card | warnings)
 
@@ -174,6 +182,19 @@ def _store(
     }
 
 
+def _directory_of(settings: Settings, database: Database, note: dict[str, Any]) -> Path:
+    """Where the checkpoints of a request are kept: each has a folder of its own, so that none removes another's.
+
+    What has lain there untouched for 30 days is removed.
+    """
+    parent = settings.home_path / "training" / f"encoder-{quote(database.connection.info.dbname, safe='')}"
+    before = (SystemClock().now() - KEPT).timestamp()  # files have no other clock
+    for folder in parent.iterdir() if parent.is_dir() else ():
+        if folder.stat().st_mtime < before:
+            shutil.rmtree(folder, ignore_errors=True)
+    return parent / hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _unfinished(directory: Path, note: dict[str, Any], newest: datetime) -> datetime | None:
     """Where the span of a stopped training of the same request ends; None for none, or one that is too old."""
     checkpoint = newest_checkpoint(directory)
@@ -192,23 +213,24 @@ def _full_name(name: str, settings: Settings) -> str:
 def _read(
     database: Database, names: Sequence[str], timeframe_s: int, after: datetime | None, until: datetime
 ) -> _Source:
-    """The candles of ``venue:SYMBOL`` names as far as they are stored, and a warning for each that is not."""
+    """The candles of ``venue:SYMBOL`` names as far as they are stored, and a warning that names the others."""
     known: list[Instrument] = []
     missing: list[str] = []
     for name in dict.fromkeys(names):
         venue, _, symbol = name.partition(":")
         try:
             known += find_instruments(database, venue, [symbol])
-        except UnknownInstrument as error:
-            missing.append(str(error))
+        except UnknownInstrument:
+            missing.append(name)
+    advice = f"no candles of {', '.join(missing)} are stored; run `make backfill` or `make import-csv FILE=…`"
     if not known:
-        raise JobError("; ".join(missing))
+        raise JobError(advice)
     start = to_unix(after) if after else 0
     return _Source(
         names=[f"{i.venue}:{i.symbol}" for i in known],
         series=[read_candles(database, i.id, timeframe_s, start, to_unix(until)) for i in known],
         provenance="simulated" if any(i.provenance == "simulated" for i in known) else "real",
-        warnings=missing,
+        warnings=[advice] if missing else [],
     )
 
 

@@ -29,7 +29,7 @@ from encoder.dataset import TrainingSet
 from encoder.encoder_model import PATCHES, Batch, Encoder, Heads, Losses, Statistics, losses
 from encoder.fingerprint import fingerprint
 from shared.features import CHANNELS
-from shared.job import JobError, UsageError
+from shared.job import JobError, JobStopped, UsageError
 from shared.rows import FloatArray
 
 LEARNING_RATE = 2e-3
@@ -49,7 +49,7 @@ Device = Literal["auto", "cpu", "cuda"]
 History = list[tuple[float, ...]]  # a step's losses, in the order of Losses
 
 
-class TrainingStopped(JobError):
+class TrainingStopped(JobStopped):
     """A training that was asked to stop and left a checkpoint to go on from."""
 
 
@@ -57,13 +57,15 @@ class TrainingStopped(JobError):
 class TrainingPlan:
     """What is done with the windows. ``steps``, or None: as many as fit into ``minutes``, measured once.
 
-    ``note`` travels in the checkpoints and changes nothing. No steps: the net as it is before training.
+    ``most_passes``: never more than so many over all windows (None: as many as it takes). ``note`` travels in the
+    checkpoints and changes nothing. No steps: the net as it is before training.
     """
 
     steps: int | None
     batch_size: int
     seed: int
     minutes: float | None = None
+    most_passes: float | None = None
     device: Device = "auto"
     threads: int = THREADS
     note: Mapping[str, Any] = field(default_factory=dict)
@@ -211,9 +213,11 @@ class _Training:
 
 
 def _count_steps(data: TrainingSet, plan: TrainingPlan, device: str) -> int:
-    """As the plan says, or as many as fit into its minutes: timed on a training that is thrown away."""
+    """As the plan says, or as many as fit into its minutes: timed on a training that is thrown away. A window is seen
+    no more often than the plan allows."""
+    most = math.inf if plan.most_passes is None else math.ceil(plan.most_passes * len(data) / plan.batch_size)
     if plan.steps is not None:
-        return plan.steps
+        return int(min(plan.steps, most))
     assert plan.minutes is not None
     trial = _Training(data, plan, device, steps=10_000)
     for _ in range(FIRST_STEPS):
@@ -223,7 +227,7 @@ def _count_steps(data: TrainingSet, plan: TrainingPlan, device: str) -> int:
         started = time.perf_counter()
         trial.advance()  # reads the loss, so it waits for the device
         seconds.append(time.perf_counter() - started)
-    return max(1, int(plan.minutes * 60 / statistics.median(seconds)))
+    return int(min(max(1, plan.minutes * 60 / statistics.median(seconds)), most))
 
 
 def _run(training: _Training, progress: bool, pause: Callable[[], bool]) -> None:
@@ -255,7 +259,9 @@ class _Keeper:
 
     def resume(self, data: TrainingSet, plan: TrainingPlan, device: str) -> _Training:
         """At the newest checkpoint of the same training, or at the beginning with nothing of another one left."""
-        settings = {name: getattr(plan, name) for name in ("steps", "minutes", "batch_size", "seed", "threads")}
+        settings = {
+            name: getattr(plan, name) for name in ("steps", "minutes", "most_passes", "batch_size", "seed", "threads")
+        }
         self.mark = fingerprint(data, settings | {"device": device})
         checkpoint = read_checkpoint(self.directory, self.mark)
         if checkpoint is None:

@@ -1,6 +1,6 @@
 """The past moments most like one, and what followed them.
 
-Decisions and verdicts take ``find_analogs``: an exact scan. ``browse_analogs`` asks the HNSW index, which may
+Decisions and verdicts take ``find_analogs``: an exact scan. ``search_moments`` asks the HNSW index, which may
 miss some. Each query is about one model's embeddings: those of two models are never comparable.
 """
 
@@ -24,7 +24,6 @@ from shared.rows import FloatArray, IntArray
 
 DAY_S = 86_400
 SHORTLIST = 32  # moments looked at for each one wanted, before more are sorted
-BROWSED = 100  # moments fetched from the index for each one wanted: neighbours in time are neighbours in space
 EF_SEARCH = 200
 QUERIES_A_BLOCK = 64
 SENT_MOMENT = np.dtype([("instrument", ">i4"), ("as_of", ">i8"), ("similarity", ">f8")])
@@ -58,19 +57,42 @@ def choose(
 ) -> IntArray:
     """Indices of up to k moments, greedily from the most similar; of equals the older, then the lower id, is first.
 
-    All arrays are [M]. Two moments of one instrument lie at least 24 hours apart; at most ``most_of_one`` are of
-    one instrument (None: half of k, where there are several); with ``one_a_day`` at most one is of a calendar day
-    (UTC) over all instruments, because what moves one market moves the others in the same hours.
+    All arrays are [M]. Two moments of one instrument lie at least 24 hours apart; at most ``most_of_one`` (None:
+    half of k) are of one instrument, and more only where the others have too few to make k; with ``one_a_day`` at
+    most one is of a calendar day (UTC) over all instruments, because what moves one market moves the others in the
+    same hours.
     """
     if most_of_one is None:
         several = len(instrument) > 0 and bool((instrument != instrument[0]).any())
         most_of_one = (k + 1) // 2 if several else k
-    wanted = SHORTLIST * k
+    chosen = _take(similarity, instrument, as_of, k, most_of_one, one_a_day, [])
+    if len(chosen) < k and most_of_one < k:
+        chosen = _take(similarity, instrument, as_of, k, k, one_a_day, chosen)
+    rows = np.array(chosen, dtype=np.int64)
+    return rows[_in_order(similarity[rows], instrument[rows], as_of[rows])]
+
+
+def _take(
+    similarity: NDArray[np.floating[Any]],
+    instrument: IntArray,
+    as_of: IntArray,
+    k: int,
+    most_of_one: int,
+    one_a_day: bool,
+    before: list[int],
+) -> list[int]:
+    """Rows ``before`` and the most similar that may be beside them, up to k; looked for in growing shortlists, without
+    the instruments of which there are enough."""
+    left, wanted = np.arange(len(similarity)), SHORTLIST * k
+    every_instrument, every_as_of = instrument, as_of
     while True:
         order = _most_similar(similarity, instrument, as_of, wanted)
-        chosen = _spread(order, instrument[order], as_of[order], k, most_of_one, one_a_day)
-        if len(chosen) == k or len(order) == len(similarity):
-            return np.array(chosen, dtype=np.int64)
+        chosen = _spread(left[order], every_instrument, every_as_of, k, most_of_one, one_a_day, before)
+        if len(chosen) == k or len(order) == len(left):
+            return chosen
+        which, count = np.unique(every_instrument[chosen], return_counts=True)
+        keep = np.isin(instrument, which[count >= most_of_one], invert=True) | np.isin(left, chosen)
+        left, similarity, instrument, as_of = left[keep], similarity[keep], instrument[keep], as_of[keep]
         wanted *= 4
 
 
@@ -82,24 +104,41 @@ def _most_similar(
         near = np.arange(len(similarity))
     else:
         near = np.flatnonzero(similarity >= np.partition(similarity, -wanted)[-wanted])
-    return near[np.lexsort((instrument[near], as_of[near], -similarity[near]))]
+    return near[_in_order(similarity[near], instrument[near], as_of[near])]
+
+
+def _in_order(similarity: NDArray[np.floating[Any]], instrument: IntArray, as_of: IntArray) -> IntArray:
+    return np.lexsort((instrument, as_of, -similarity))
 
 
 def _spread(
-    order: IntArray, instrument: IntArray, as_of: IntArray, k: int, most_of_one: int, one_a_day: bool
+    order: IntArray,
+    instrument: IntArray,
+    as_of: IntArray,
+    k: int,
+    most_of_one: int,
+    one_a_day: bool,
+    before: list[int],
 ) -> list[int]:
+    """Rows ``before``, then from ``order`` what may be beside them, up to k."""
     chosen: list[int] = []
     days: set[int] = set()
     taken: dict[int, list[int]] = {}
-    for index, which, at in zip(order.tolist(), instrument.tolist(), as_of.tolist(), strict=True):
+
+    def take(row: int, which: int, at: int) -> None:
+        chosen.append(row)
+        days.add(at // DAY_S)
+        taken.setdefault(which, []).append(at)
+
+    for row in before:
+        take(row, int(instrument[row]), int(as_of[row]))
+    for row, which, at in zip(order.tolist(), instrument[order].tolist(), as_of[order].tolist(), strict=True):
+        if len(chosen) == k:
+            break
         own = taken.get(which, [])
         if (one_a_day and at // DAY_S in days) or len(own) >= most_of_one or any(abs(at - t) < DAY_S for t in own):
             continue
-        chosen.append(index)
-        days.add(at // DAY_S)
-        taken.setdefault(which, []).append(at)
-        if len(chosen) == k:
-            break
+        take(row, which, at)
     return chosen
 
 
@@ -141,28 +180,14 @@ def find_analogs(
     """What one model finds most like what it saw at ``at``, by an exact scan; fewer than k where there are fewer.
 
     Only moments whose longest horizon ended by ``at`` with all closes stored, and that were known by ``known_by``
-    (None: ``at``). NoEmbedding when the model has none at ``at``.
+    (None: ``at``); those of simulated instruments for a simulated one, of real ones for a real one. NoEmbedding when
+    the model has none at ``at``.
     """
     params = _question(database, model_id, instrument_id, timeframe_s, at, horizons_s, known_by)
-    moments = read_records(database, load_queries("analogs")["scan_moments"], params, SENT_MOMENT)
-    return _with_outcomes(database, moments, timeframe_s, horizons_s, k)
-
-
-def browse_analogs(
-    database: Database,
-    model_id: int,
-    instrument_id: int,
-    timeframe_s: int,
-    at: datetime,
-    horizons_s: Sequence[int],
-    k: int = 50,
-    known_by: datetime | None = None,
-    ef_search: int = EF_SEARCH,
-) -> Analogs:
-    """As ``find_analogs``, from the 100·k moments that the model's HNSW index takes for the nearest: to look at,
-    never to decide by."""
-    params = _question(database, model_id, instrument_id, timeframe_s, at, horizons_s, known_by)
-    moments = search_moments(database, params, BROWSED * k, ef_search)
+    queries = load_queries("analogs")
+    like = [row["id"] for row in database.fetch(queries["instruments_like"], {"instrument_id": instrument_id})]
+    moments = read_records(database, queries["scan_moments"], params, SENT_MOMENT)
+    moments = moments[np.isin(moments["instrument"], like)]
     return _with_outcomes(database, moments, timeframe_s, horizons_s, k)
 
 

@@ -2,7 +2,8 @@
 
 A forecast for 24 hours made every hour shares 23 hours with the next one, so errors come in runs and a plain
 t-test sees 24 times the evidence there is. Each variance here is Newey and West's with a lag that covers the
-horizon. An Estimate is a mean with that variance; those of separate spans combine into one. Pure, numpy only.
+horizon, widened by what so long a lag leaves uncertain. An Estimate is a mean with that variance; those of separate
+spans combine into one. Pure, numpy only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from shared.rows import FloatArray, IntArray
 
 BoolArray = NDArray[np.bool_]
 
+# Critical value at 5 %, two-sided, of a mean over its Bartlett standard error with the lag a share b of the sample:
+# Σ c·b^i (Kiefer and Vogelsang, Econometric Theory 21, 2005, table 1). The first is the normal one, for b = 0.
+FIXED_B = (1.9600, 2.9694, 0.4160, -0.5324)
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -30,8 +35,9 @@ class Estimate:
 
     @property
     def statistic(self) -> float:
-        """Mean over its standard error: standard normal when the truth is 0. 0 where nothing ever differed."""
-        if self.variance > 0:
+        """Mean over its standard error: standard normal when the truth is 0. 0 where nothing ever differed, NaN where
+        nothing was compared."""
+        if self.variance > 0 or math.isnan(self.mean):
             return self.mean / math.sqrt(self.variance)
         return 0.0 if self.mean == 0 else math.copysign(math.inf, self.mean)
 
@@ -61,8 +67,11 @@ def combine(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def hac_lag(n: int, horizon: int) -> int:
-    """Steps of autocovariance to count: at least the horizon, and 1.3·sqrt(n), so that the test keeps its size
-    (Lazarus, Lewis, Stock and Watson, Journal of Business & Economic Statistics 36, 2018); below n."""
+    """Steps of autocovariance to count: at least the horizon, and 1.3·sqrt(n); below n.
+
+    So long a lag keeps the test's size only beside fixed-b critical values (Lazarus, Lewis, Stock and Watson, Journal
+    of Business & Economic Statistics 36, 2018): see ``estimate``.
+    """
     return max(0, min(max(horizon, math.ceil(1.3 * math.sqrt(n))), n - 1))
 
 
@@ -82,21 +91,26 @@ def newey_west(values: FloatArray, lag: int) -> float:
 def estimate(values: FloatArray, horizon: int, as_of: IntArray | None = None) -> Estimate:
     """The mean of ``values`` [n] in order of time and its variance; ``horizon``: overlapping steps.
 
-    With ``as_of`` [n] several series may share moments: those of one moment are taken together first, so what
-    moves all markets at once counts once (Driscoll and Kraay, Review of Economics and Statistics 80, 1998).
+    The variance is widened so that 1.96 standard errors reach as far as fixed-b asymptotics would have them.
+    With ``as_of`` [n] several series may share moments: those of one moment are taken together first, so what moves
+    all markets at once counts once (Driscoll and Kraay, Review of Economics and Statistics 80, 1998).
     """
-    if as_of is not None:
-        values = _by_time(values, as_of)
-    n = len(values)
-    if n == 0:
+    if not len(values):
         return Estimate(math.nan, math.nan, 0)
-    return Estimate(float(values.mean()), newey_west(values, hac_lag(n, horizon)), n)
+    mean = float(values.mean())
+    around = values - mean if as_of is None else _by_time(values - mean, as_of)
+    lag = hac_lag(len(around), horizon)
+    return Estimate(mean, newey_west(around, lag) * _widening((lag + 1) / len(around)) ** 2, len(around))
+
+
+def _widening(b: float) -> float:
+    """The fixed-b critical value as a multiple of the normal one."""
+    return sum(c * b**i for i, c in enumerate(FIXED_B)) / FIXED_B[0]
 
 
 def _by_time(values: FloatArray, as_of: IntArray) -> FloatArray:
-    """Sums by moment, scaled so that their mean is the mean of all values."""
-    if not len(values):
-        return values
+    """Sums by moment of ``values`` around their mean, scaled as it is. Around the mean: else a moment at which more
+    series are there would stand out by their number."""
     moments, which = np.unique(as_of, return_inverse=True)
     sums = np.bincount(which, weights=values, minlength=len(moments))
     return np.asarray(sums * (len(moments) / len(values)))
@@ -124,40 +138,8 @@ def clark_west(
 
 def coverage_error(hits: BoolArray, level: float, horizon: int, as_of: IntArray | None = None) -> Estimate:
     """Share of outcomes inside their band less ``level``, with a variance that knows of overlap; reject the band's
-    coverage when ``p_two_sided`` is small. Kupiec and Christoffersen, below, are for forecasts without overlap."""
+    coverage when ``p_two_sided`` is small."""
     return estimate(hits.astype(np.float64) - level, horizon, as_of)
-
-
-def kupiec(hits: BoolArray, level: float) -> float:
-    """p-value of the likelihood ratio that the share inside is ``level`` (Kupiec, Journal of Derivatives 3, 1995).
-
-    ``hits`` [n] must be independent: outcomes that do not overlap.
-    """
-    inside, n = int(hits.sum()), len(hits)
-    if not n:
-        return math.nan
-    ratio = 2.0 * (_bernoulli(inside, n, inside / n) - _bernoulli(inside, n, level))
-    return math.erfc(math.sqrt(max(ratio, 0.0) / 2.0))  # χ² with one degree of freedom
-
-
-def christoffersen(hits: BoolArray, level: float) -> float:
-    """p-value of right coverage and no runs of misses together, a first-order Markov chain against a constant
-    ``level`` (Christoffersen, International Economic Review 39, 1998). Non-overlapping outcomes in order of time."""
-    if len(hits) < 2:
-        return math.nan
-    before, after = hits[:-1], hits[1:]
-    chain = 0.0
-    for state in (False, True):
-        n, inside = int((before == state).sum()), int(after[before == state].sum())
-        chain += _bernoulli(inside, n, inside / n) if n else 0.0
-    ratio = 2.0 * (chain - _bernoulli(int(after.sum()), len(after), level))
-    return math.exp(-max(ratio, 0.0) / 2.0)  # χ² with two
-
-
-def _bernoulli(inside: int, n: int, p: float) -> float:
-    """Log likelihood of ``inside`` of ``n``, 0·ln 0 being 0."""
-    misses = n - inside
-    return (inside * math.log(p) if inside else 0.0) + (misses * math.log1p(-p) if misses else 0.0)
 
 
 def _normal_tail(x: float) -> float:

@@ -41,6 +41,10 @@ class JobError(SextantError):
     """The job cannot do its work, for a reason it can name: exit 1 with the message, without a traceback."""
 
 
+class JobStopped(JobError):
+    """The job was asked to stop and can go on later: a run that failed, but nothing to alert anybody to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a run did: its status and the counts worth keeping in job_runs."""
@@ -52,7 +56,10 @@ class Outcome:
 def job(
     name: str,
 ) -> Callable[[Callable[Concatenate[Clock, Database, P], Outcome]], Callable[Concatenate[Clock, Database, P], Outcome]]:
-    """Turns a step into the job ``name``: advisory lock, job_runs row, alert on failure."""
+    """Turns a step into the job ``name``: advisory lock, job_runs row, alert on failure.
+
+    JobStopped and UsageError raise none: who called knows.
+    """
     lock = zlib.crc32(name.encode())
 
     def decorate(
@@ -88,7 +95,7 @@ def _record_failure(database: Database, clock: Clock, name: str, end: dict[str, 
     try:
         end |= {"status": "failed", "result": Json({}), "ended_at": SystemClock().now(), "error": message}
         database.execute(load_queries("shared")["end_job_run"], end)
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not isinstance(error, (JobStopped, UsageError)):
             raise_alert(database, clock.now(), "warning", f"job-failed:{name}", f"{name} failed: {message}")
     except (DatabaseError, SextantError):
         log.exception("the failure could not be recorded", extra={"job": name})

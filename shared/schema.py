@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import re
 import sys
 import time
 from typing import LiteralString
@@ -17,16 +19,44 @@ from shared.settings import LAYERS, PROJECT, Settings, SettingsError, load_setti
 SCHEMA_LOCK = 7_305_001  # one at a time: CREATE OR REPLACE on the same object by two sessions fails
 
 
+class OtherSchema(SextantError):
+    """The database was made by another version of this program: its tables are not what this one needs."""
+
+
 def apply_schema(connection: Connection, passwords: dict[str, str]) -> None:
-    """Applies 000_init.sql and roles.sql and sets the roles' passwords, in one transaction."""
+    """Applies 000_init.sql and roles.sql and sets the roles' passwords, in one transaction.
+
+    OtherSchema when another 000_init.sql made the database: what is there would silently stay as it is.
+    """
+    tables, roles = ((PROJECT / "sql" / name).read_text(encoding="utf-8") for name in ("000_init.sql", "roles.sql"))
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
         connection.execute("SET LOCAL client_min_messages TO warning")  # "already exists, skipping" is no news
-        for name in ("000_init.sql", "roles.sql"):
-            text = (PROJECT / "sql" / name).read_text(encoding="utf-8")
-            connection.execute(text)
+        _refuse_other(connection, schema_sha256(tables))
+        connection.execute(tables)
+        connection.execute("UPDATE installation SET schema_sha256 = %s", (schema_sha256(tables),))
+        connection.execute(roles)
         for role, password in passwords.items():
             _set_password(connection, role, password)
+
+
+def schema_sha256(text: str) -> str:
+    """Of SQL without its comments, blanks and line breaks: they make no other tables."""
+    return hashlib.sha256(" ".join(re.sub(r"--.*", "", text).split()).encode()).hexdigest()
+
+
+def _refuse_other(connection: Connection, sha256: str) -> None:
+    """NULL is no other: 000_init.sql alone was applied (infra/compose.yml), and this is the first look at it."""
+    if not _exists(connection, "SELECT FROM pg_tables WHERE schemaname = 'public' AND tablename = 'installation'"):
+        return
+    of_this = """SELECT FROM installation i WHERE to_jsonb(i) ? 'schema_sha256'
+                 AND coalesce(to_jsonb(i) ->> 'schema_sha256', %s) = %s"""
+    if not _exists(connection, of_this, sha256, sha256):
+        raise OtherSchema(
+            f"database {connection.info.dbname} was made by another version of Sextant and lacks what this one needs. "
+            "`make db-reset` makes it anew and loses everything in it (on a server of your own: drop the database and "
+            "run `make db-apply-schema-host`). To keep it, give this version another SEXTANT_HOME, or another DB_NAME"
+        )
 
 
 def _set_password(connection: Connection, role: str, password: str) -> None:

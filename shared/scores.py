@@ -100,13 +100,6 @@ def average_precision(score: FloatArray, happened: BoolArray) -> float:
     return float((np.diff(hits, prepend=0) / hits[-1] * (hits / called)).sum())
 
 
-def pinball_loss(quantiles: FloatArray, levels: FloatArray, actual: FloatArray) -> FloatArray:
-    """The mean over levels of max(level·error, (level - 1)·error) [n]; ``quantiles`` [n, levels]."""
-    _same_length(quantiles, actual)
-    error = actual[:, None] - quantiles
-    return np.asarray(np.maximum(levels * error, (levels - 1.0) * error).mean(axis=1))
-
-
 def crps_loss(samples: FloatArray, actual: FloatArray, weights: FloatArray | None = None) -> FloatArray:
     """Continuous ranked probability score of weighted ensembles: E|X - y| - E|X - X'| / 2 [n].
 
@@ -124,12 +117,6 @@ def crps_loss(samples: FloatArray, actual: FloatArray, weights: FloatArray | Non
     # E|X - X'| = 2 Σ w·x·(weight before - weight after), after = 1 - before - w
     spread = 2.0 * (w * x * (2.0 * before + w - 1.0)).sum(axis=1)
     return np.asarray(distance - spread / 2.0)
-
-
-def inside(lower: FloatArray, upper: FloatArray, actual: FloatArray) -> BoolArray:
-    """Whether each outcome fell into its band, bounds included [n]; the mean is the band's coverage."""
-    _same_length(lower, actual)
-    return np.asarray((lower <= actual) & (actual <= upper))
 
 
 def pit(samples: FloatArray, actual: FloatArray, weights: FloatArray | None = None) -> FloatArray:

@@ -77,7 +77,8 @@ class FeedSettings(Section):
 
 class EncoderSettings(Section):
     train_on: tuple[str, ...] = ()  # "BTC/USDT", "kraken:BTC/USD"; empty: the universe
-    train_steps: int = Field(1500, ge=1, le=1_000_000)
+    train_steps: int = Field(600, ge=1, le=1_000_000)  # at most
+    train_passes: float = Field(8.0, gt=0)  # over all windows, at most: a short history is soon known by heart
     batch_size: int = Field(256, ge=8, le=8192)
     seed: int = Field(7, ge=0)
     stale_after_days: float = Field(14.0, gt=0)  # since the end of its training: an alert a day

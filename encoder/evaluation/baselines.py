@@ -1,15 +1,16 @@
 """Everyone who is asked, by name: simple baselines first, then the encoder, all read in the same way.
 
 HAR: log volatility over the last hour, day and week, and whatever else of 4h and 30d helps in training (Corsi,
-Journal of Financial Econometrics 7, 2009; in logarithms). PCA-64: the window's channels on their first 64
-components, beside the level of volatility, which channels are scaled free of. A class task's own thresholds are
-known to everyone.
+Journal of Financial Econometrics 7, 2009; in logarithms); with the clock, also the time of day and of week. PCA-64:
+the window's channels on their first 64 components, beside the level of volatility, which channels are scaled free of.
+A class task's own thresholds are known to everyone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,20 @@ from shared.features import FEATURES
 from shared.market_data import BoolArray
 from shared.rows import FloatArray
 
-PERSISTENCE, EWMA, HAR, PCA = "persistence", "EWMA", "HAR", "PCA-64"
+PERSISTENCE, EWMA, HAR, CLOCK, PCA = "persistence", "EWMA", "HAR", "HAR + clock", "PCA-64"
 RIDGE, LIGHTGBM = "features + ridge", "features + LightGBM"
 UNTRAINED, EMBEDDING, BOTH = "untrained net", "embedding", "HAR ⊕ embedding"
-FORECASTERS = (PERSISTENCE, EWMA, HAR, PCA, RIDGE, LIGHTGBM, UNTRAINED, EMBEDDING, BOTH)
+FORECASTERS = (PERSISTENCE, EWMA, HAR, CLOCK, PCA, RIDGE, LIGHTGBM, UNTRAINED, EMBEDDING, BOTH)
 
 HAR_SETS = (("1h", "1d", "1w"), ("1h", "4h", "1d", "1w"), ("1h", "1d", "1w", "30d"), ("1h", "4h", "1d", "1w", "30d"))
 CONTEXT = {"volatility_class": ("tercile_low", "tercile_high"), "large_move": ("log_ewma",)}
 PERSISTS = dict(zip(REGRESSIONS, ("1h", "4h", "1d"), strict=True))
 LEVEL = list(FEATURES).index("log_ewma_volatility")
+TIME = [
+    list(FEATURES).index(f"{span}_{wave}")
+    for span in ("day", "half_day", "week", "half_week")
+    for wave in ("sine", "cosine")
+]
 COMPONENTS = 64
 POWER_STEPS = 4
 OVERSAMPLED = 16
@@ -75,6 +81,8 @@ def design(forecaster: str, task: str, inputs: Inputs, har: Sequence[str]) -> De
     history = np.column_stack([context, columns(inputs.panel, har)])
     if forecaster == HAR:
         return Design.of(free=history)
+    if forecaster == CLOCK:
+        return Design.of(free=np.column_stack([history, inputs.features[:, TIME]]))
     if forecaster == BOTH:
         return Design.of(inputs.embedding, free=history)
     if forecaster == PCA:
@@ -127,9 +135,11 @@ def fit_pca(sample: NDArray[np.float32], seed: int) -> Callable[[NDArray[np.floa
     return lambda new: np.asarray((new - mean) / scale @ directions)
 
 
-def fit_lightgbm(inputs: FloatArray, labels: FloatArray, classes: int | None, early: BoolArray, late: BoolArray) -> Fit:
-    """Gradient-boosted trees on all moments, with as many rounds as did best on the later ones when fitted on the
-    earlier; one thread, deterministic. ``classes``: None for numbers."""
+def fit_lightgbm(
+    inputs: FloatArray, labels: FloatArray, classes: int | None, early: BoolArray, late: BoolArray
+) -> tuple[Fit, Fit]:
+    """Gradient-boosted trees on all moments, and on the earlier ones alone, with as many rounds as then did best on the
+    later; one thread, deterministic. ``classes``: None for numbers."""
     import lightgbm
 
     objective: dict[str, Any] = {"objective": "regression", "metric": "l2"}
@@ -144,14 +154,15 @@ def fit_lightgbm(inputs: FloatArray, labels: FloatArray, classes: int | None, ea
     trial = lightgbm.train(settings, first, ROUNDS, valid_sets=[second], callbacks=[stop])
     model = lightgbm.train(settings, lightgbm.Dataset(inputs, labels), max(1, trial.best_iteration))
 
-    def forecast(new: Design) -> FloatArray:
-        given = np.asarray(model.predict(new.columns, num_threads=1))
+    def forecast(trees: lightgbm.Booster, new: Design) -> FloatArray:
+        given = np.asarray(trees.predict(new.columns, num_threads=1))  # up to the best round, where one was found
         return np.column_stack([1.0 - given, given]) if classes == 2 else given
 
-    return forecast
+    return partial(forecast, model), partial(forecast, trial)
 
 
 def smear(residuals: FloatArray) -> float:
-    """What turns the exponential of a log volatility forecast, squared, into a variance: mean exp(2·residual) of the
-    fitted moments (Duan, JASA 78, 1983)."""
+    """What turns the exponential of a log volatility forecast, squared, into a variance: mean exp(2·residual)
+    (Duan, JASA 78, 1983). Of moments that were not fitted: fitted residuals are too small, the more so the more is
+    fitted."""
     return float(np.exp(2.0 * residuals).mean())

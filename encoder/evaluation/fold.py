@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from encoder.evaluation.baselines import BOTH, HAR, Inputs
-from encoder.evaluation.forecasts import Forecasts, forecast_all
-from encoder.evaluation.nets import see, train_nets
+from encoder.evaluation.forecasts import Forecasts, forecast_all, split_to_learn
+from encoder.evaluation.nets import see, train_nets, training_windows
 from encoder.evaluation.panel import Panel, build_panel
 from encoder.evaluation.recipe import Recipe, Source
 from encoder.evaluation.retrieval import Moments, score_retrieval
@@ -82,18 +82,24 @@ def finite(content: Any) -> Any:
 
 
 def evaluate_fold(source: Source, fold: Fold, recipe: Recipe, checkpoints: Path | None, progress: bool) -> Result:
-    """Trains on what is not held out up to the fold's train_to, and scores all series after it, seen and unseen."""
+    """Trains on what is not held out up to the fold's train_to, and scores all series after it, seen and unseen.
+
+    JobError, before the training, for too few windows or moments to learn from.
+    """
     lap = _Stopwatch()
     series = [candles[candles.as_of <= fold.until] for candles in source.series]
     seen = np.array([asset(name) not in recipe.held_out for name in source.names])
     panel, roles = _choose(build_panel(series, recipe.timeframe_s), fold, seen)
-    lap("moments")
-    nets = train_nets([series[k] for k in np.flatnonzero(seen)], fold, recipe, checkpoints, progress)
-    lap("training")
     learn, ask = np.flatnonzero(roles & LEARN), np.flatnonzero(roles & ASK)
+    fitted, held = training_windows([series[k] for k in np.flatnonzero(seen)], fold, recipe.timeframe_s)
+    cut = int(held.as_of[0])  # the first close that is not fitted
+    split_to_learn(panel.select(learn), cut)  # too few are said before the training, not after it
+    lap("moments")
+    nets = train_nets(fitted, held, recipe, checkpoints, progress)
+    lap("training")
     inputs, ood = see(series, panel, learn, nets, recipe)
     lap("embedding")
-    forecasts = forecast_all(inputs, learn, nets.cut)
+    forecasts = forecast_all(inputs, learn, cut)
     lap("probes")
     result: Result = {
         "fold": asdict(fold),

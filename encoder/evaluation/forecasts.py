@@ -18,7 +18,8 @@ from encoder.evaluation.baselines import (
     fit_lightgbm,
     smear,
 )
-from encoder.evaluation.probes import Design, Fit, logistic_probe, ridge_probe
+from encoder.evaluation.panel import Panel
+from encoder.evaluation.probes import Design, logistic_probe, ridge_probe
 from encoder.evaluation.splits import LONGEST_HORIZON_S
 from encoder.evaluation.targets import CLASSES, REGRESSIONS
 from shared.job import JobError
@@ -30,8 +31,9 @@ LEAST_LEARNT = 50  # moments
 
 @dataclass(frozen=True, slots=True)
 class Forecasts:
-    """``of[task][forecaster]``: log volatilities [N] or probabilities [N, classes]. ``smears``: see baselines.smear.
-    ``penalties``: those chosen. ``har``: the past volatilities that all HAR uses have."""
+    """``of[task][forecaster]``: log volatilities [N] or probabilities [N, classes]. ``smears``: see baselines.smear,
+    of the later moments to learn from when fitted on the earlier. ``penalties``: those chosen. ``har``: the past
+    volatilities that all HAR uses have."""
 
     of: dict[str, dict[str, FloatArray]]
     smears: dict[str, dict[str, float]]
@@ -43,7 +45,7 @@ def forecast_all(inputs: Inputs, learn: IntArray, cut: int) -> Forecasts:
     """``learn``: rows of ``inputs`` to fit on. Penalties and rounds are chosen on the moments to learn from at or
     after ``cut`` (Unix seconds), fitted on those whose labels end before it."""
     panel = inputs.panel.select(learn)
-    early, late = panel.as_of + LONGEST_HORIZON_S <= cut, panel.as_of >= cut
+    early, late = split_to_learn(panel, cut)
     result = Forecasts({}, {}, {}, choose_har(panel, early, late))
     for task in (*REGRESSIONS, *CLASSES):
         result.of[task], result.smears[task], result.penalties[task] = {}, {}, {}
@@ -56,6 +58,23 @@ def forecast_all(inputs: Inputs, learn: IntArray, cut: int) -> Forecasts:
             if penalty is not None:
                 result.penalties[task][forecaster] = penalty
     return result
+
+
+def split_to_learn(panel: Panel, cut: int) -> tuple[BoolArray, BoolArray]:
+    """The moments to learn from [N] whose labels end before ``cut`` (Unix seconds), and those at or after it.
+
+    JobError when fewer than 50 of either know a task's target.
+    """
+    early, late = panel.as_of + LONGEST_HORIZON_S <= cut, panel.as_of >= cut
+    for task in (*REGRESSIONS, *CLASSES):
+        known = np.isfinite(panel.targets[task])
+        if min((early & known).sum(), (late & known).sum()) < LEAST_LEARNT:
+            raise JobError(
+                f"{(early & known).sum()} and {(late & known).sum()} moments to learn {task} from, at least "
+                f"{LEAST_LEARNT} before and {LEAST_LEARNT} after the inner split are needed: evaluate over a longer "
+                "span (--from, --to) or with fewer folds (--folds)"
+            )
+    return early, late
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,32 +93,32 @@ class _Asker:
         labels = self.inputs.panel.targets[self.task][self.learn]
         known = np.isfinite(labels)
         labels, rows = labels[known], self.learn[known]
-        if min((self.early & known).sum(), (self.late & known).sum()) < LEAST_LEARNT:
-            raise JobError(
-                f"{known.sum()} moments to learn {self.task} from are too few ({LEAST_LEARNT} before and after the "
-                "inner split are needed): evaluate over a longer span or with fewer folds"
-            )
+        early, late = self.early[known], self.late[known]
         if self.task in CLASSES:
-            fit, penalty = self._fit(forecaster, rows, labels, known)
-            return fit(self._design(forecaster)), None, penalty
+            return self._classes(forecaster, rows, labels, early, late)
         if forecaster in (PERSISTENCE, EWMA):
             column = "log_ewma" if forecaster == EWMA else PERSISTS[self.task]
             values = self.inputs.panel.known[column]
-            offset = float((labels - values[rows]).mean())
-            return values + offset, smear(labels - values[rows] - offset), None
-        fit, penalty = self._fit(forecaster, rows, labels, known)
-        forecasts = fit(self._design(forecaster))
-        return forecasts, smear(labels - forecasts[rows]), penalty
-
-    def _fit(self, forecaster: str, rows: IntArray, labels: FloatArray, known: BoolArray) -> tuple[Fit, float | None]:
-        early, late = self.early[known], self.late[known]
-        inputs = self._design(forecaster).select(rows)
-        classes = CLASSES.get(self.task)
+            offsets = labels - values[rows]
+            return values + offsets.mean(), smear(offsets[late] - offsets[early].mean()), None
+        asked = self._design(forecaster)
+        inputs, penalty = asked.select(rows), None
         if forecaster == LIGHTGBM:
-            return fit_lightgbm(inputs.columns, labels, classes, early, late), None
-        if classes is None:
-            return ridge_probe(inputs, labels, early, late)
-        return logistic_probe(inputs, labels.astype(np.int64), classes, early, late)
+            fit, trial = fit_lightgbm(inputs.columns, labels, None, early, late)
+        else:
+            fit, trial, penalty = ridge_probe(inputs, labels, early, late)
+        return fit(asked), smear(labels[late] - trial(inputs.select(late))), penalty
+
+    def _classes(
+        self, forecaster: str, rows: IntArray, labels: FloatArray, early: BoolArray, late: BoolArray
+    ) -> tuple[FloatArray, None, float | None]:
+        asked, classes = self._design(forecaster), CLASSES[self.task]
+        inputs = asked.select(rows)
+        if forecaster == LIGHTGBM:
+            fit, _ = fit_lightgbm(inputs.columns, labels, classes, early, late)
+            return fit(asked), None, None
+        fit, penalty = logistic_probe(inputs, labels.astype(np.int64), classes, early, late)
+        return fit(asked), None, penalty
 
     def _design(self, forecaster: str) -> Design:
         return design(forecaster, self.task, self.inputs, self.har)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.dataset import build_training_set, candles_between, split_in_time
+from encoder.dataset import TrainingSet, build_training_set, candles_between
 from encoder.evaluation.baselines import Inputs, fit_pca
 from encoder.evaluation.panel import Panel
 from encoder.evaluation.recipe import Recipe
@@ -31,32 +31,40 @@ Project = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Nets:
-    """The trained net as it will run, and as it was before, in PyTorch. ``cut``: the first close (Unix seconds) not
-    fitted."""
+    """The trained net as it will run, and as it was before, in PyTorch."""
 
     trained: Model
     untrained: Encoder
-    cut: int
     training: dict[str, Any]
 
 
-def train_nets(series: Sequence[Candles], fold: Fold, recipe: Recipe, checkpoints: Path | None, progress: bool) -> Nets:
-    """Trained on the candles of [train_from, train_to], labels included; the last 15 % of the windows are not fitted.
+def training_windows(series: Sequence[Candles], fold: Fold, timeframe_s: int) -> tuple[TrainingSet, TrainingSet]:
+    """Of the candles of [train_from, train_to], labels included: the windows to fit and the last 15 %, which are not.
 
-    Resumes from ``checkpoints``; TrainingStopped after SIGTERM or SIGINT.
+    JobError for too few.
     """
+    from encoder.model_card import split
+
+    inside = [candles_between(candles, fold.train_from - 1, fold.train_to) for candles in series]
+    return split(build_training_set([c for c in inside if len(c)], timeframe_s))
+
+
+def train_nets(
+    fitted: TrainingSet, held: TrainingSet, recipe: Recipe, checkpoints: Path | None, progress: bool
+) -> Nets:
+    """Trained on the windows ``fitted``; resumes from ``checkpoints``. TrainingStopped after SIGTERM or SIGINT."""
     from encoder.model_card import export, trial_model
     from encoder.training import TrainingPlan, fit, reproducible
 
-    inside = [candles_between(candles, fold.train_from - 1, fold.train_to) for candles in series]
-    fitted, held = split_in_time(build_training_set([c for c in inside if len(c)], recipe.timeframe_s))
-    plan = TrainingPlan(recipe.steps, recipe.batch_size, recipe.seed, recipe.minutes, device="cpu")
+    plan = TrainingPlan(
+        recipe.steps, recipe.batch_size, recipe.seed, recipe.minutes, most_passes=recipe.most_passes, device="cpu"
+    )
     net = fit(fitted, plan, checkpoints, progress)
     before = fit(fitted, replace(plan, steps=0, minutes=None)).encoder
     with reproducible(plan.threads, "cpu"):
         trained = trial_model(export(net.encoder, fitted, held), recipe.timeframe_s)
     training = {"steps": net.steps, "windows": len(fitted), "losses": net.losses}
-    return Nets(trained, before, int(held.as_of[0]), training)
+    return Nets(trained, before, training)
 
 
 def see(

@@ -81,9 +81,10 @@ def past(slots: Slots, bounds: FloatArray) -> dict[str, FloatArray]:
     known["log_ewma"] = _log_ewma(slots)
     known["tercile_low"], known["tercile_high"] = bounds.T
     r, day, hours_4 = slots.returns, slots.count(DAY_S), slots.count(HOURS_4_S)
+    before = np.append(np.full(hours_4, np.nan), known["log_ewma"])[: len(r)]  # not yet swollen by the move it judges
     known["last_volatility_class"] = volatility_class(known["1d"], bounds)
     known["last_trend_class"] = trend_class(*(behind(x, day, LEAST_PAST) for x in (r, r * r, np.abs(r))))
-    known["last_large_move"] = large_move(behind(r, hours_4, LEAST_PAST), known["log_ewma"], hours_4)
+    known["last_large_move"] = large_move(behind(r, hours_4, LEAST_PAST), before, hours_4)
     for h in (HOURS_4_S, DAY_S):
         known[f"last_direction_{h}s"] = sign(behind(r, slots.count(h), LEAST_PAST))
     return known

@@ -1,8 +1,8 @@
 """Linear probes: ridge and multinomial logistic regression, small, exact, the penalty chosen on later moments.
 
 What is asked of an embedding is what a straight line reads from it; every other input is read the same way. Inputs
-are standardised by the moments that are fitted. ``free`` columns carry no penalty, so that what is added to a
-baseline can't take from it.
+are standardised by the moments that are fitted. ``free`` columns carry no penalty, or next to none, so that what is
+added to a baseline can't take from it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from shared.rows import FloatArray, IntArray
 
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # a moment, on standardised columns
 LEAST_PENALTY = 1e-9  # of free columns: two that say the same must not stop the solver
+FREE_LOGISTIC = 1e-5  # a moment, of free columns: a logit of near twins must not explode on a short span
 SMALLEST_SCALE = 1e-9
 NEWTON_STEPS = 12
 NEWTON_TOLERANCE = 1e-6  # of the mean loss
@@ -55,13 +56,14 @@ def fit_ridge(design: Design, labels: FloatArray, penalty: float) -> Fit:
 
 
 def fit_logistic(design: Design, labels: IntArray, classes: int, penalty: float) -> Fit:
-    """Multinomial logistic regression by Newton's method with halved steps; penalties as in fit_ridge.
+    """Multinomial logistic regression by Newton's method with halved steps; penalties as in fit_ridge, with a small
+    one on free columns.
 
     The last class is the reference; a class that never occurs in ``labels`` keeps a tiny probability.
     """
     mean, scale = design.columns.mean(0), np.maximum(design.columns.std(0), SMALLEST_SCALE)
     X = np.column_stack([np.ones(len(design.columns)), (design.columns - mean) / scale])
-    ridge = np.concatenate([[LEAST_PENALTY], np.where(design.free, LEAST_PENALTY, penalty)])
+    ridge = np.concatenate([[LEAST_PENALTY], np.where(design.free, FREE_LOGISTIC, penalty)])
     weights = _newton(X, labels, classes, ridge)
 
     def probabilities(new: Design) -> FloatArray:
@@ -126,22 +128,21 @@ def choose_penalty(losses: Sequence[float]) -> float:
     return max(penalty for penalty, loss in zip(PENALTIES, losses, strict=True) if loss == best)
 
 
-def ridge_probe(design: Design, labels: FloatArray, early: BoolArray, late: BoolArray) -> tuple[Fit, float]:
-    """Fitted on all moments with the penalty that forecasts the ``late`` best when fitted on the ``early`` ones."""
-    if design.free.all():
-        return fit_ridge(design, labels, 0.0), 0.0
+def ridge_probe(design: Design, labels: FloatArray, early: BoolArray, late: BoolArray) -> tuple[Fit, Fit, float]:
+    """Fitted on all moments, and on the ``early`` alone, with the penalty that then forecasts the ``late`` best."""
     first, second = design.select(early), design.select(late)
-    losses = [
-        float(((fit_ridge(first, labels[early], penalty)(second) - labels[late]) ** 2).mean()) for penalty in PENALTIES
-    ]
-    penalty = choose_penalty(losses)
-    return fit_ridge(design, labels, penalty), penalty
+    penalty = 0.0
+    if not design.free.all():
+        trials = [fit_ridge(first, labels[early], penalty)(second) for penalty in PENALTIES]
+        penalty = choose_penalty([float(((trial - labels[late]) ** 2).mean()) for trial in trials])
+    return fit_ridge(design, labels, penalty), fit_ridge(first, labels[early], penalty), penalty
 
 
 def logistic_probe(
     design: Design, labels: IntArray, classes: int, early: BoolArray, late: BoolArray
 ) -> tuple[Fit, float]:
-    """The same for classes, by their log loss."""
+    """Fitted on all moments with the penalty that forecasts the ``late`` best, by their log loss, when fitted on the
+    ``early`` ones."""
     if design.free.all():
         return fit_logistic(design, labels, classes, 0.0), 0.0
     first, second = design.select(early), design.select(late)

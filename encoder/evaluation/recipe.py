@@ -9,8 +9,8 @@ from shared.rows import Candles
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """``steps``, or None: as many as fit into ``minutes``, measured once and kept. ``held_out``: base assets that are
-    never trained on."""
+    """``steps``, or None: as many as fit into ``minutes``, measured once and kept; of either no more than
+    ``most_passes`` over a fold's windows. ``held_out``: base assets that are never trained on."""
 
     timeframe_s: int
     steps: int | None
@@ -18,6 +18,7 @@ class Recipe:
     batch_size: int
     seed: int
     held_out: tuple[str, ...]
+    most_passes: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from encoder.evaluation import retrieval_summary
-from encoder.evaluation.baselines import BOTH, FORECASTERS, HAR
+from encoder.evaluation.baselines import BOTH, CLOCK, FORECASTERS, HAR
 from encoder.evaluation.scoring import Result
 from encoder.evaluation.summary import best, combined, groups, mean_score, spread
 from encoder.evaluation.targets import REGRESSIONS
@@ -32,7 +32,11 @@ def report(results: Sequence[Result]) -> str:
         console.print(_clark_west(results, group), highlight=False)
         console.print(_classes(results, group))
         console.print(_events(results, group))
-        console.print(_analogs(results, group) if retrieval_summary.horizons(results, group) else "no analogs scored")
+        if retrieval_summary.horizons(results, group):
+            console.print(_analogs(results, group))
+            console.print(_retrieval_itself(results, group))
+        else:
+            console.print("no analogs scored")
         for reason in retrieval_summary.reasons(results, group):
             console.print(f"analogs of a fold were not scored: {reason}")
         console.print(_unusual(results, group), highlight=False)
@@ -103,15 +107,28 @@ def _analogs(results: Sequence[Result], group: str) -> Table:
     return table
 
 
+def _retrieval_itself(results: Sequence[Result], group: str) -> Table:
+    horizons = retrieval_summary.horizons(results, group)
+    columns = [f"{name} {hours(horizon)}" for horizon in horizons for name in ("CRPS saved", "p")]
+    table = _table(f"what finding them gains, {TRAINED[group]} (one-sided p)", columns)
+    for method, other in retrieval_summary.RETRIEVAL_ITSELF:
+        cells = []
+        for horizon in horizons:
+            gain, p = retrieval_summary.crps_gain(results, group, horizon, other, method)
+            cells += [f"{gain:+.2%}", f"{p:.3f}"]
+        table.add_row(f"{method} against {other}", *cells)
+    return table
+
+
 def _clark_west(results: Sequence[Result], group: str) -> str:
     """What the embedding adds to HAR, and who is best by R²."""
     lines = []
     for task, horizon in HORIZONS.items():
         beyond = combined(results, group, task, "clark_west")
-        ours, har = (mean_score(results, group, task, f, "qlike") for f in (BOTH, HAR))
+        ours, har, clock = (mean_score(results, group, task, f, "qlike") for f in (BOTH, HAR, CLOCK))
         lines.append(
-            f"  {horizon}: {BOTH} against HAR: QLIKE {ours / har - 1:+.1%}, Clark–West {chance(beyond.p_above)}; "
-            f"best R²: {best(results, group, task, 'r2')}"
+            f"  {horizon}: {BOTH}: QLIKE {ours / har - 1:+.1%} against HAR, Clark–West {chance(beyond.p_above)}; "
+            f"{ours / clock - 1:+.1%} against {CLOCK}; best R²: {best(results, group, task, 'r2')}"
         )
     return "\n".join(lines) + "\n"
 

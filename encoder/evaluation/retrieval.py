@@ -39,11 +39,12 @@ METHODS: dict[str, tuple[str, str | None]] = {
     "analogs_ewma": ("analogs", "volatility"),  # as `make analogs` shows them
     "analogs_raw": ("analogs", None),
     "matched_random": ("matched", None),
+    "ewma_random": ("random", "volatility"),
     "har_random": ("random", "har"),
     "forecast_random": ("random", "forecast"),
     "unconditional": ("random", None),
 }
-BASELINES = ("matched_random", "har_random", "forecast_random", "unconditional")
+BASELINES = ("matched_random", "ewma_random", "har_random", "forecast_random", "unconditional")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +81,13 @@ def score_retrieval(
 
     A question at t is answered from moments of ``library`` whose longest outcome ended a day before t. Questions
     with fewer than k such moments, or too few past ones to calibrate by, are not scored; those up to
-    ``scored_after`` (Unix seconds) only calibrate later ones: give 250 days of them.
+    ``scored_after`` (Unix seconds) only calibrate later ones: give 250 days of them. Matched moments are of the same
+    decile of trailing volatility; the deciles are of the moments known by the first question scored.
     """
     library = library.select(np.flatnonzero(np.isfinite(library.outcomes).all(axis=1)))
     library = library.select(np.argsort(library.as_of, kind="stable"))
     queries = queries.select(np.lexsort((queries.as_of, queries.instrument)))
-    drawn, answered = _draw(library, queries, max(horizons_s) + EMBARGO_S, k, seed)
+    drawn, answered = _draw(library, queries, max(horizons_s) + EMBARGO_S, k, seed, scored_after)
     queries = queries.select(answered)
     scores: dict[str, Any] = {"k": k, "library": len(library), "horizons": {}}
     for h, horizon_s in enumerate(horizons_s):
@@ -94,14 +96,15 @@ def score_retrieval(
 
 
 def _draw(
-    library: Moments, queries: Moments, before_s: int, k: int, seed: int
+    library: Moments, queries: Moments, before_s: int, k: int, seed: int, scored_after: int | None
 ) -> tuple[dict[str, IntArray], BoolArray]:
     """Indices into ``library`` [answered, k] by way of finding them, and which questions got all of theirs."""
     until = queries.as_of - before_s
+    edges = _deciles(library, queries, before_s, k, scored_after)
     rng = np.random.default_rng(seed)
     ends = np.searchsorted(library.as_of, until, side="right")
     nearest = nearest_moments(library.embedding, library.instrument, library.as_of, queries.embedding, until, k)
-    matched = _draw_matched(library, queries, until, k, rng)
+    matched = _draw_matched(library, queries, until, k, edges, rng)
     answered = np.asarray((np.hstack([nearest, matched]) >= 0).all(axis=1))
     if not answered.any():
         raise ValueError(
@@ -113,11 +116,24 @@ def _draw(
     return {name: rows[answered] for name, rows in found.items()}, answered
 
 
-def _draw_matched(library: Moments, queries: Moments, until: IntArray, k: int, rng: np.random.Generator) -> IntArray:
-    """Random moments of the same decile of trailing volatility; -1 where its decile has none yet. The deciles are
-    those of what was known at the first question."""
-    known = library.volatility[library.as_of <= until.min()] if len(until) else library.volatility
-    edges = np.quantile(known, DECILES) if len(known) else np.zeros(len(DECILES))
+def _deciles(library: Moments, queries: Moments, before_s: int, k: int, scored_after: int | None) -> FloatArray:
+    """The bounds of trailing volatility [9], of what was known at the first question scored: those before it only
+    calibrate, and would leave too little to take deciles of."""
+    scored = queries.as_of if scored_after is None else queries.as_of[queries.as_of > scored_after]
+    least = (len(DECILES) + 1) * k
+    known = library.volatility[library.as_of <= scored.min() - before_s] if len(scored) else library.volatility[:0]
+    if len(known) < least:
+        raise ValueError(
+            f"{len(known)} of {len(library)} moments ended a day before the first question scored, at least {least} "
+            "are needed: evaluate over a longer span"
+        )
+    return np.asarray(np.quantile(known, DECILES))
+
+
+def _draw_matched(
+    library: Moments, queries: Moments, until: IntArray, k: int, edges: FloatArray, rng: np.random.Generator
+) -> IntArray:
+    """Random moments of the same decile, by its bounds, of trailing volatility; -1 where it has none yet."""
     of_library, of_queries = np.searchsorted(edges, library.volatility), np.searchsorted(edges, queries.volatility)
     found = np.full((len(queries), k), -1, dtype=np.int64)
     for decile in range(len(DECILES) + 1):

@@ -11,6 +11,13 @@ from encoder.evaluation.scoring import Result
 from shared.forecast_tests import Estimate, combine
 
 ANALOGS = "analogs"
+# What finding moments gains beside how their outcomes are rescaled: with the same rescaling, and with less.
+RETRIEVAL_ITSELF = (
+    (ANALOGS, "forecast_random"),
+    ("analogs_ewma", "ewma_random"),
+    ("analogs_ewma", "matched_random"),
+    ("analogs_raw", "matched_random"),
+)
 
 
 def horizons(results: Sequence[Result], group: str) -> list[str]:
@@ -35,9 +42,12 @@ def mean_crps(results: Sequence[Result], group: str, horizon: str, method: str) 
     return _mean([h["methods"][method]["crps"] for h in _of(results, group, horizon)])
 
 
-def crps_gain(results: Sequence[Result], group: str, horizon: str, other: str) -> tuple[float, float]:
-    """By what share analogs' CRPS is lower than another method's, and the one-sided p that it is."""
-    gains = [h["gains"][ANALOGS][other] for h in _of(results, group, horizon)]
+def crps_gain(
+    results: Sequence[Result], group: str, horizon: str, other: str, method: str = ANALOGS
+) -> tuple[float, float]:
+    """By what share the CRPS of analogs (as rescaled by ``method``) is lower than another method's, and the one-sided
+    p that it is."""
+    gains = [h["gains"][method][other] for h in _of(results, group, horizon)]
     test = combine([Estimate(**gain["test"]) for gain in gains])
     return _mean([gain["share"] for gain in gains]), test.p_above
 
@@ -48,10 +58,6 @@ def coverage_p(
     """What share of outcomes a band held, and the p-value that it holds what it should."""
     parts = [h["methods"][method]["coverage"][level] for h in _of(results, group, horizon)]
     return _mean([part["share"] for part in parts]), combine([Estimate(**part["error"]) for part in parts]).p_two_sided
-
-
-def spearman(results: Sequence[Result], group: str, horizon: str, method: str) -> float:
-    return _mean([h["methods"][method]["spread_spearman"] for h in _of(results, group, horizon)])
 
 
 def _scored(results: Sequence[Result], group: str) -> list[dict[str, Any]]:

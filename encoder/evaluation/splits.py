@@ -16,6 +16,7 @@ from shared.job import UsageError
 
 LONGEST_HORIZON_S = max(HORIZONS_S)
 EMBARGO_S = 86_400
+HISTORY_S = (90 + 30) * 86_400  # until volatility has terciles (targets.py), and HAR's longest span (panel.py)
 EVERY = 5  # each fifth asset is held out unless told otherwise
 
 
@@ -35,18 +36,20 @@ class Fold:
 def walk_forward(from_: int, to: int, folds: int, timeframe_s: int) -> list[Fold]:
     """``folds`` + 1 equal parts: fold k trains on the first k and is tested in the next one.
 
-    UsageError when a part is too short for its own gap and a day of test.
+    UsageError when a part is too short for its own gap and a day of test, or the first to learn everything from.
     """
     gap = WINDOW * timeframe_s + EMBARGO_S
     if folds < 1:
         raise UsageError(f"--folds {folds}: at least 1")
     edges = [from_ + (to - from_) * k // (folds + 1) // timeframe_s * timeframe_s for k in range(1, folds + 1)] + [to]
     shortest = min(after - before for before, after in pairwise([from_, *edges]))
-    least = gap + LONGEST_HORIZON_S + 86_400
+    least = max(gap + LONGEST_HORIZON_S + 86_400, HISTORY_S)
     if shortest < least:
         raise UsageError(
-            f"{folds} folds of {shortest / 86_400:.1f} days are too short: each loses {gap / 86_400:.1f} days between "
-            f"training and test and the last day to its labels; ask for fewer (--folds) or a longer span (--from, --to)"
+            f"{folds} folds of {shortest / 86_400:.1f} days are too short, {least / 86_400:.1f} are needed: the first "
+            f"learns from as many, {HISTORY_S // 86_400} at least to know past volatility, and each loses "
+            f"{gap / 86_400:.1f} between training and test and a day to its labels; ask for fewer (--folds) or a "
+            "longer span (--from, --to)"
         )
     return [
         Fold(number, from_, edge, edge + gap, after - LONGEST_HORIZON_S, after)

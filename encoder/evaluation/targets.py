@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from encoder.dataset import SMALLEST_VOLATILITY
 from encoder.evaluation.slots import Slots, ahead, behind, log_volatility
 from encoder.schema import HORIZONS_S
 from shared.rows import FloatArray
@@ -54,8 +55,10 @@ def future(slots: Slots, log_ewma: FloatArray, terciles: FloatArray) -> dict[str
 
 
 def _log_volatility(slots: Slots, horizon_s: int) -> FloatArray:
+    """NaN also where nothing moved: no forecast of a variance of nothing can be scored."""
     n = slots.count(horizon_s)
-    return log_volatility(ahead(slots.ranges**2 if n == 1 else slots.returns**2, n) / n)
+    mean_square = ahead(slots.ranges**2 if n == 1 else slots.returns**2, n) / n
+    return np.where(mean_square > SMALLEST_VOLATILITY**2, log_volatility(mean_square), np.nan)
 
 
 def volatility_class(volatility: FloatArray, terciles: FloatArray) -> FloatArray:

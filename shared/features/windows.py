@@ -55,6 +55,15 @@ class Windows:
         """Some of the windows."""
         return replace(self, **{name: getattr(self, name)[chosen] for name in (*COLUMNS, "as_of")})
 
+    @staticmethod
+    def concatenate(parts: Sequence[Windows]) -> Windows:
+        """All windows of ``parts`` in their order; ValueError when those are none or not of one timeframe."""
+        timeframes = sorted({part.timeframe_s for part in parts})
+        if len(timeframes) != 1:
+            raise ValueError(f"only windows of one timeframe can be put together, not of {timeframes} s")
+        columns = (np.concatenate([getattr(part, name) for part in parts]) for name in ("as_of", *COLUMNS))
+        return Windows(timeframes[0], *columns)
+
 
 def _as_if_first(timeframe_s: int, as_of: IntArray, columns: Sequence[FloatArray]) -> Windows:
     """Windows of copies of ``columns`` [N, L], the slots before each one's first candle flat at that candle's open."""

@@ -19,6 +19,11 @@ WHERE EXISTS (SELECT FROM embeddings e WHERE e.model_id = %(model_id)s AND e.ins
                                          AND e.timeframe_s = %(timeframe_s)s)
 ORDER BY i.id
 
+-- name: instruments_like
+-- Those of an instrument's provenance: what a simulated market does says nothing about a real one.
+SELECT id FROM instruments
+WHERE provenance = (SELECT provenance FROM instruments WHERE id = %(instrument_id)s)
+
 -- name: embedding_at
 -- What one model saw at one close.
 SELECT vector_send(embedding) FROM embeddings

@@ -1,22 +1,24 @@
 -- Queries of the encoder.
 
 -- name: encoders_in_use
--- The encoders whose embeddings are read, now or soon: active, shadow, and the one the active policy learnt from.
-SELECT id, status FROM models
-WHERE kind = 'encoder'
-  AND (status IN ('active', 'shadow')
-       OR id = (SELECT encoder_id FROM models WHERE kind = 'policy' AND status = 'active'))
-ORDER BY id
+-- The encoders whose embeddings are read, now or soon: active, 'of the policy' (the one the active policy learnt from,
+-- whatever its status), shadow.
+SELECT e.id, CASE WHEN e.status <> 'active' AND e.id = p.encoder_id THEN 'of the policy' ELSE e.status END AS used_as
+FROM models e LEFT JOIN models p ON p.kind = 'policy' AND p.status = 'active'
+WHERE e.kind = 'encoder' AND (e.status IN ('active', 'shadow') OR e.id = p.encoder_id)
+ORDER BY e.status <> 'active', e.id
 
 -- name: series_to_embed
--- The instruments that have candles of a timeframe, and how far each one's embeddings go, seen from a moment.
-SELECT i.id AS instrument_id, i.venue || ':' || i.symbol AS name, newest.as_of AS newest
+-- The instruments that have candles of a timeframe, each one's first, and how far its embeddings go, seen from a moment.
+SELECT i.id AS instrument_id, i.venue || ':' || i.symbol AS name, oldest.as_of AS oldest, newest.as_of AS newest
 FROM instruments i
+CROSS JOIN LATERAL (SELECT as_of FROM market_data m
+                    WHERE m.instrument_id = i.id AND m.timeframe_s = %(timeframe_s)s AND m.as_of <= %(until)s
+                    ORDER BY as_of LIMIT 1) oldest
 LEFT JOIN LATERAL (SELECT as_of FROM embeddings e
                    WHERE e.model_id = %(model_id)s AND e.instrument_id = i.id AND e.timeframe_s = %(timeframe_s)s
                      AND e.as_of <= %(until)s
                    ORDER BY as_of DESC LIMIT 1) newest ON true
-WHERE EXISTS (SELECT FROM market_data m WHERE m.instrument_id = i.id AND m.timeframe_s = %(timeframe_s)s)
 ORDER BY i.id
 
 -- name: embedded_closes
@@ -33,12 +35,6 @@ SELECT pg_advisory_xact_lock(1397184340)
 -- Embeddings as binary rows (encoder/embedding_rows.py).
 COPY embeddings (model_id, instrument_id, timeframe_s, as_of, embedding, ood, known_from, recorded_at)
 FROM STDIN (FORMAT binary)
-
--- name: insert_embedding
--- One embedding, by hand (tests/policy/paper_world.py).
-INSERT INTO embeddings (model_id, instrument_id, timeframe_s, as_of, embedding, ood, known_from, recorded_at)
-VALUES (%(model_id)s, %(instrument_id)s, %(timeframe_s)s, %(as_of)s, %(embedding)s::vector, %(ood)s, %(known_from)s,
-        %(recorded_at)s)
 
 -- name: encoder_versions
 -- Every encoder, oldest first, without its bytes.
@@ -61,12 +57,8 @@ SELECT min(as_of) AS first, max(as_of) AS last FROM embeddings WHERE model_id = 
 -- The first moment after another that a model has embedded.
 SELECT min(as_of) AS as_of FROM embeddings WHERE model_id = %(model_id)s AND as_of > %(after)s
 
--- name: build_analog_index
--- The index that browsing this encoder's embeddings uses.
-SELECT build_analog_index(%(model_id)s)
-
 -- name: build_analog_index_of_active
--- The same for the active one, unless it is there.
+-- The index that browsing the active encoder's embeddings uses, unless it is there.
 SELECT build_analog_index(id) FROM models
 WHERE kind = 'encoder' AND status = 'active' AND to_regclass('embeddings_of_' || id) IS NULL
 
@@ -93,12 +85,14 @@ ON CONFLICT (model_id, as_of) DO NOTHING
 SELECT verdict FROM encoder_checks WHERE model_id = %(model_id)s AND as_of = %(as_of)s
 
 -- name: request_training
--- Asks for a new encoder; none while one is open, or while a newer one than the active waits to be switched to.
+-- Asks for a new encoder; none while one is open, or while a newer one than the active has been waiting, not for too
+-- long, to be switched to.
 INSERT INTO trainings (kind, reason, requested_by, status, requested_at)
 SELECT 'encoder', %(reason)s, %(requested_by)s, 'queued', %(at)s
 WHERE NOT EXISTS (SELECT FROM trainings WHERE kind = 'encoder' AND status NOT IN ('done', 'failed'))
   AND NOT EXISTS (SELECT FROM models WHERE kind = 'encoder' AND status IN ('candidate', 'shadow')
-                  AND trained_to > (SELECT trained_to FROM models WHERE kind = 'encoder' AND status = 'active'))
+                  AND trained_to > (SELECT trained_to FROM models WHERE kind = 'encoder' AND status = 'active')
+                  AND recorded_at >= %(at)s - %(longest_wait)s)
 ON CONFLICT (kind) WHERE command_id IS NULL AND status NOT IN ('done', 'failed') DO NOTHING
 
 -- name: claim_commands

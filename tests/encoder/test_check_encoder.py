@@ -182,6 +182,16 @@ def test_each_finding_is_an_alert_and_drift_or_lost_knowledge_asks_for_one_train
         assert "training ends" not in row["reason"], "age alone is no reason"
 
 
+@pytest.mark.parametrize(("days", "asked"), [(13, False), (15, True)])
+def test_a_newer_encoder_that_waits_too_long_to_be_switched_to_does_not_count(
+    database_for: DatabaseFor, encoder: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch,
+    days: int, asked: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(check_encoder, "measure", lambda *_: replace(GOOD, drift_share=0.9))
+    save_encoder(database_for, 1, TRAINED_TO + timedelta(days=1), recorded_at=TODAY - timedelta(days=days))
+    assert check(encoder, settings)["training_asked"] is asked
+
+
 def test_what_cannot_be_told_is_not_called_good(
     encoder: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

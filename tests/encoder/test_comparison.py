@@ -86,6 +86,12 @@ def test_too_little_known_since_is_scored_in_sample_and_says_so() -> None:
     assert result.r2_old is not None
 
 
+@pytest.mark.parametrize(("hours", "in_sample"), [(7 * 24 + 1, False), (7 * 24, False), (7 * 24 - 1, True)])
+def test_seven_days_after_both_were_known_are_judged_by_however_many_instruments(hours: int, in_sample: bool) -> None:
+    moments = seen(0.8, n=1000, instruments=5)
+    assert compare(moments, moments, from_unix(T0 + HOUR * (999 - hours)), HOUR).in_sample == in_sample
+
+
 @pytest.mark.parametrize("n", [0, 1, 60])
 def test_too_few_moments_give_no_numbers(n: int) -> None:
     result = compare(seen(0.8, n=n), seen(0.8, n=n), KNOWN, HOUR)

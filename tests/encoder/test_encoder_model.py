@@ -81,6 +81,17 @@ def test_hidden_patches_tell_nothing() -> None:
     assert (encoder(batch.channels, batch.features)[1] != before).any()
 
 
+def test_half_of_the_windows_are_learnt_from_without_their_picture() -> None:
+    encoder, batch = make_encoder().train(), make_batch(size=1)
+    features = batch.features.expand(400, -1)
+    seen = []
+    for channels in (batch.channels, batch.channels + 1.0):
+        torch.manual_seed(1)
+        seen.append(encoder(channels.expand(400, -1, -1), features)[1])
+    blind = (seen[0] == seen[1]).all(dim=-1)
+    assert 0.4 < blind.float().mean() < 0.6
+
+
 def test_patches_cut_each_channel_in_order() -> None:
     encoder, batch = make_encoder(), make_batch()
     patches = encoder.patches(batch.channels)

@@ -43,6 +43,9 @@ def test_no_candle_is_seen_by_training_and_test(from_: int, days: int, folds: in
 def test_spans_that_are_too_short_are_refused() -> None:
     with pytest.raises(UsageError, match="ask for fewer"):
         walk_forward(0, 60 * 86_400, 4, 3600)
+    with pytest.raises(UsageError, match=r"1 folds of 119\.0 days are too short"):
+        walk_forward(0, 238 * 86_400, 1, 3600)  # nothing could be learnt of volatility classes
+    assert len(walk_forward(0, 240 * 86_400, 1, 3600)) == 1
     with pytest.raises(UsageError, match="at least 1"):
         walk_forward(0, 6000 * 86_400, 0, 3600)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,15 @@ def test_past_volatility_and_ewma_by_a_slow_loop(candles: Candles) -> None:
     assert known["1d"][1500] == pytest.approx(0.5 * math.log((r[1477:1501] ** 2).mean()))
     assert known["1w"][1000] == pytest.approx(0.5 * math.log(np.nanmean(r[833:1001] ** 2)))
     assert known["1h"][1500] == pytest.approx(math.log(slots.ranges[1500]))
+    before = 2 * math.exp(known["log_ewma"][1496]) * 2  # of volatility as it was before the move
+    moves = np.abs(np.convolve(np.nan_to_num(r), np.ones(4))[: len(r)])
+    assert known["last_large_move"][1500] == (moves[1500] > before)
+    sure = np.flatnonzero(np.isfinite(known["last_large_move"]))[10:]
+    sure = sure[sure < 2500]
+    assert known["last_large_move"][sure].mean() > 0.02
+    limits = 4 * np.exp(known["log_ewma"][sure - 4])
+    clear = np.isfinite(r[sure[:, None] - np.arange(4)]).all(axis=1)
+    assert (known["last_large_move"][sure] == (moves[sure] > limits))[clear].all()
     assert known["last_direction_86400s"][1500] == (r[1477:1501].sum() > 0)
 
 
@@ -152,3 +162,14 @@ def test_the_panel_holds_whole_hours_where_everything_is_known(candles: Candles)
     slot = (panel.as_of[row] - candles.as_of[0]) // HOUR
     assert panel.known["1w"][row] == known["1w"][slot]
     assert panel.targets["return_86400s"][row] == pytest.approx(targets["return_86400s"][slot], nan_ok=True)
+
+
+def test_a_market_that_stands_still_has_no_volatility_to_be_forecast(candles: Candles) -> None:
+    """Five candles: there is no volatility of the next hour and four hours, but one of the next day."""
+    still = np.arange(len(candles)) // 5 == 40
+    columns = {n: np.where(still, candles.close[199], getattr(candles, n)) for n in ("open", "high", "low", "close")}
+    slots = lay_out(replace(candles, **columns), HOUR)
+    nothing = np.zeros(len(slots.as_of))
+    targets = future(slots, nothing, np.column_stack([nothing, nothing]))
+    before = slots.slot[199]
+    assert [bool(np.isfinite(targets[name][before])) for name in REGRESSIONS] == [False, False, True]

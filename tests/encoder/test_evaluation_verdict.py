@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from encoder.evaluation.baselines import BOTH, EMBEDDING, FORECASTERS, HAR, PCA
+from encoder.evaluation.baselines import BOTH, CLOCK, EMBEDDING, FORECASTERS, HAR, PCA, RIDGE
 from encoder.evaluation.report import report
 from encoder.evaluation.summary import best, combined, mean_score, spread
 from encoder.evaluation.targets import CLASSES, REGRESSIONS
 from encoder.evaluation.verdict import verdict
 
 DAY = REGRESSIONS[2]
-METHODS = ("analogs", "matched_random", "har_random")
+OURS = ("analogs", "analogs_ewma", "analogs_raw")
+RANDOM = ("matched_random", "ewma_random", "har_random", "forecast_random")
 
 
 def task_result(task: str, advantage: float) -> dict[str, Any]:
@@ -39,13 +40,14 @@ def task_result(task: str, advantage: float) -> dict[str, Any]:
 
 
 def fold_result(number: int, advantage: float, scored: bool = True) -> dict[str, Any]:
-    crps = {"analogs": 0.01 * (1 - advantage), "matched_random": 0.01, "har_random": 0.01}
+    crps = dict.fromkeys(OURS, 0.01 * (1 - advantage)) | dict.fromkeys(RANDOM, 0.01)
     share = 0.8 if advantage > 0 else 0.7
     coverage = {"80%": {"share": share, "error": {"mean": share - 0.8, "variance": 1e-4, "n": 900}}}
+    itself = {"share": advantage / 10, "test": {"mean": advantage / 10, "variance": 1e-4, "n": 900}}
     gain = {"share": advantage, "test": {"mean": advantage, "variance": 1e-5, "n": 900}}
     horizon = {
-        "methods": {m: {"crps": crps[m], "coverage": coverage, "spread_spearman": 0.3} for m in METHODS},
-        "gains": {"analogs": dict.fromkeys(METHODS[1:], gain)},
+        "methods": {m: {"crps": crps[m], "coverage": coverage, "spread_spearman": 0.3} for m in crps},
+        "gains": {method: dict.fromkeys(RANDOM, gain) | {"forecast_random": itself} for method in OURS},
     }
     group = {
         "moments": 1000,
@@ -72,6 +74,25 @@ def test_a_worse_one_is_told_so() -> None:
     assert sum(line.startswith("Missed") for line in lines) == 5
 
 
+def test_what_is_owed_to_rescaling_to_the_clock_and_to_features_is_said_beside_the_aims() -> None:
+    result = fold_result(1, 0.06)
+    scores = result["seen"]["tasks"][DAY]["scores"]
+    scores[CLOCK] = {name: measures | {"qlike": 0.25} for name, measures in scores[CLOCK].items()}
+    scores[RIDGE] = {name: measures | {"r2": 0.57} for name, measures in scores[RIDGE].items()}
+    lines = [line for line in verdict([result]) if line.startswith("Reached")]
+    assert any(
+        "+6.0% than HAR-scaled (p < 0.001), of which retrieval itself (against random moments with the same "
+        "rescaling): +0.6%, p = 0.274" in line
+        for line in lines
+    )
+    assert any("saves 20.0% of HAR's QLIKE" in line and "+4.0% of HAR + clock's (p < 0.001)" in line for line in lines)
+    assert any("PCA-64 in R² at 24h: +0.060" in line and "less features + ridge: -0.010" in line for line in lines)
+    table = report([result])
+    assert "analogs against forecast_random" in table
+    assert "analogs_raw against matched_random" in table
+    assert "-4.0% against HAR + clock" in table
+
+
 def test_by_chance_nobody_wins() -> None:
     lines = verdict([fold_result(1, 0.001), fold_result(2, 0.001)])
     assert sum("no clear winner" in line for line in lines) == 8
@@ -92,9 +113,14 @@ def test_scores_are_means_over_series_then_folds_and_estimates_combine() -> None
 
 
 def test_the_report_shows_every_forecaster_and_fits_the_page() -> None:
-    text = report([fold_result(1, 0.06), fold_result(2, 0.06, scored=False)])
+    first = fold_result(1, 0.06)
+    horizons = first["seen"]["retrieval"]["horizons"]
+    horizons |= dict.fromkeys(("3600s", "14400s"), horizons["86400s"])
+    text = report([first, fold_result(2, 0.06, scored=False)])
     assert all(text.count(forecaster) >= 3 for forecaster in FORECASTERS)
-    assert max(map(len, text.splitlines())) <= 120
+    tables = text.split("fold 1: ")[0]
+    assert max(map(len, tables.splitlines())) <= 120
+    assert "…" not in tables
     assert "analogs of a fold were not scored: too short" in text
     assert "Clark–West p < 0.001" in text
     assert "unseen" not in text

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from encoder.novelty import NEIGHBOURS, RIDGE, Novelty
+from encoder.novelty import NEIGHBOURS, RIDGE, Novelty, distances_between_blocks
 from shared.features import WINDOW, Grid, compute_features
 from shared.rows import Candles
 from tests.helpers import random_candles
@@ -44,7 +44,7 @@ def brute_force(sample: Array, calibration: Array, windows: Array) -> Array:
     def distances(x: Array) -> Array:
         d = x[:, None] - sample[None]
         squares = np.stack([(d * d).sum(-1), np.einsum("bsf,fg,bsg->bs", d, inverse, d)], axis=1)
-        return np.sqrt(np.sort(squares, axis=-1)[..., :NEIGHBOURS] / WIDTH).mean(-1)
+        return np.asarray(np.sqrt(np.sort(squares, axis=-1)[..., :NEIGHBOURS] / WIDTH).mean(-1))
 
     size = len(calibration) // 100
     ordered = np.sort(distances(calibration), axis=0)
@@ -95,6 +95,90 @@ def test_small_calibrations_keep_ten_windows_in_their_tail() -> None:
     assert make(64, 100).tail_share == pytest.approx(0.1)
     assert make(64, 999).tail_share == pytest.approx(10 / 999)
     assert make(64, 3000).tail_share == pytest.approx(0.01)
+
+
+def test_of_two_calibrations_the_wider_counts_at_each_percentile() -> None:
+    """In one scale of depth, what is told is the lesser of what each would tell alone."""
+    held, windows = draw(2000, 2), torch.cat([draw(300, 3), draw(300, 4, 1.4), draw(100, 5, 2.0)])
+    novelty = Novelty(draw(300, 1))
+    elsewhere = novelty.distances(torch.cat([draw(1000, 9, 0.3), draw(40, 10, 1.4)]))  # narrow, with a wide tail
+    novelty.calibrate(held, elsewhere)
+    told = novelty(windows).numpy()
+
+    def tail(distances: Array) -> tuple[Array, Array, Array]:
+        ordered, size = np.sort(distances, axis=0), round(0.01 * len(distances))
+        return ordered[:-size], ordered[-size - 1], (ordered[-size:] - ordered[-size - 1]).mean(0)
+
+    groups = [novelty.distances(held).numpy(), elsewhere.numpy()]
+    start, excess = (np.max([tail(group)[i] for group in groups], axis=0) for i in (1, 2))
+    depth, *known = (((x - start) / excess).max(1) for x in (novelty.distances(windows).numpy(), *groups))
+    levels = np.linspace(0, 1, 1980)
+    body = np.max([np.quantile(tail(group)[0], levels) for group in known], axis=0)
+    tail_excess = max(tail(group)[2] for group in known)
+    inside = 0.99 * (body[None, :] <= depth[:, None]).mean(1)
+    wanted = np.where(depth > body[-1], 1 - 0.01 * np.exp(-(depth - body[-1]) / tail_excess), inside)
+    np.testing.assert_allclose(told, wanted, atol=6e-4)
+    np.testing.assert_allclose((1 - told)[wanted > 0.99], (1 - wanted)[wanted > 0.99], rtol=5e-3, atol=1.5e-7)
+
+    alone = make()(windows).numpy()
+    assert (alone > 0.9999).sum() > 50
+    assert (told[alone > 0.99] <= alone[alone > 0.99]).all()
+    assert (told[alone > 0.99] < 0.99).sum() > 50
+
+
+def test_too_few_other_windows_do_not_calibrate() -> None:
+    novelty = Novelty(draw(300, 1))
+    novelty.calibrate(draw(2000, 2), novelty.distances(draw(19, 3, 9.0)))
+    assert torch.equal(novelty(draw(50, 4, 1.5)), NOVELTY(draw(50, 4, 1.5)))
+
+
+def test_a_stretched_tail_takes_the_logarithm_of_what_is_left_in_parts() -> None:
+    novelty = Novelty(draw(300, 1))
+    novelty.calibrate(draw(2000, 2), stretch=2.0)
+    windows = draw(200, 4, 1.4)
+    plain, stretched = 1 - NOVELTY(windows).double(), 1 - novelty(windows).double()
+    far = (plain < 0.01) & (plain > 1e-5)
+    assert far.sum() > 20
+    assert torch.allclose(stretched[far], 0.01 * (plain[far] / 0.01).sqrt(), rtol=0.02)
+    assert torch.equal(stretched[plain >= 0.01], plain[plain >= 0.01])
+
+
+def changing(weeks: list[int], seed: int) -> Tensor:
+    """A thousand windows each; the features of equal weeks lie around the same point."""
+    centres = np.random.default_rng(seed).normal(0, 0.8, (10, WIDTH))
+    return torch.from_numpy(centres[np.repeat(weeks, 1000)]).float() + draw(1000 * len(weeks), seed)
+
+
+def test_distances_between_blocks_are_those_of_thirds_to_what_lies_apart() -> None:
+    features, as_of = changing([0, 1], 3)[:1200], np.arange(1200) // 2 * HOUR
+    found = distances_between_blocks(features, as_of, 50 * HOUR, 10_000)
+    assert found.shape == (1200, 2)
+    for k, others in enumerate(((as_of > 249 * HOUR), (as_of < 150 * HOUR) | (as_of > 449 * HOUR), as_of < 350 * HOUR)):
+        block = features[400 * k : 400 * (k + 1)]
+        expected = Novelty(features[torch.from_numpy(others)]).distances(block)
+        torch.testing.assert_close(found[400 * k : 400 * (k + 1)], expected)
+    capped = distances_between_blocks(features, as_of, 50 * HOUR, 100)
+    expected = Novelty(features[torch.linspace(500, 1199, 100, dtype=torch.float64).long()]).distances(features[:400])
+    torch.testing.assert_close(capped[:400], expected)
+    far = distances_between_blocks(features, as_of, 1e9, 10_000)  # a quarter of the span at most
+    quarter = distances_between_blocks(features, as_of, 599 * HOUR / 4, 10_000)
+    assert torch.equal(far, quarter)
+    assert len(distances_between_blocks(features[:90], as_of[:90], 50 * HOUR, 100)) == 0
+
+
+def test_a_market_that_changes_is_less_unusual_when_thirds_calibrate() -> None:
+    """The last days of a short span are like those before; what follows is not."""
+    told: dict[bool, list[float]] = {True: [], False: []}
+    for seed in range(6):
+        features = changing([0, 1, 2, 2, 3, 4, 5], seed)
+        fit, later = features[:3000], features[3000:]
+        novelty = Novelty(fit[::6])
+        elsewhere = distances_between_blocks(fit, np.arange(3000) * HOUR, 24 * HOUR, 512)
+        for thirds in (True, False):
+            novelty.calibrate(later[:1000], elsewhere if thirds else None)
+            told[thirds].append(float((novelty(later[1000:]) > 0.999).float().mean()))
+    assert np.mean(told[False]) > 0.1
+    assert np.mean(told[True]) < 0.02
 
 
 def correlated(count: int, seed: int) -> Tensor:

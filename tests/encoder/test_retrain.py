@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from encoder import retrain, train_encoder
+from encoder import model_card, retrain, train_encoder
 from encoder.retrain import run_once
 from encoder.training import TrainingStopped
 from pipeline.operator import ask_for_encoder
@@ -17,7 +17,7 @@ from shared.clock import ReplayClock, to_unix
 from shared.db import Database, load_queries, role_url
 from shared.job import JobError, Outcome
 from shared.settings import Settings
-from tests.encoder.small_encoder import save_encoder
+from tests.encoder.small_encoder import save_encoder, small_encoder
 from tests.helpers import NOON, DatabaseFor, random_candles, store_candles
 
 HOUR = timedelta(hours=1)
@@ -47,8 +47,8 @@ def rows(database: Database) -> list[dict[str, Any]]:
     return database.fetch("SELECT * FROM trainings ORDER BY id")
 
 
-def request(database: Database, reason: str = "drift") -> int:
-    params = {"reason": reason, "requested_by": "check_encoder", "at": NOON}
+def request(database: Database, reason: str = "drift", at: datetime = NOON) -> int:
+    params = {"reason": reason, "requested_by": "check_encoder", "at": at, "longest_wait": timedelta(days=14)}
     return database.execute(load_queries("encoder")["request_training"], params)
 
 
@@ -211,6 +211,7 @@ def test_a_training_that_was_asked_to_stop_is_gone_on_with_however_often(
         (row,) = rows(encoder)
         assert (row["status"], row["attempts"], row["ended_at"]) == ("stopped", 0, None)
     assert "step 3 of 9" in row["error"]
+    assert encoder.fetch("SELECT FROM alerts") == []
     training(trains(database_for))
     assert run_once(at(6), encoder, settings).status == "done"
 
@@ -292,7 +293,23 @@ def test_the_check_asks_for_one_training_and_none_while_a_newer_encoder_waits(
     assert request(encoder) == 0, "the command's own is open"
 
 
-def test_the_worker_really_trains(database_for: DatabaseFor, settings: Settings, encoder: Database) -> None:
+@pytest.mark.parametrize("status", ["candidate", "shadow", "retired"])
+def test_the_check_asks_again_when_an_encoder_was_refused_or_waited_too_long(
+    database_for: DatabaseFor, encoder: Database, status: str
+) -> None:
+    save_encoder(database_for)
+    other = save_encoder(database_for, 1, NOON + HOUR)  # recorded then
+    encoder.execute("UPDATE models SET status = %(status)s WHERE id = %(id)s", {"status": status, "id": other})
+    asked = request(encoder, at=NOON + HOUR + timedelta(days=14))
+    assert asked == (status == "retired")
+    assert asked + request(encoder, at=NOON + HOUR + timedelta(days=14, seconds=1)) == 1
+
+
+def test_the_worker_really_trains(
+    database_for: DatabaseFor, settings: Settings, encoder: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_encoder, "export", lambda *_: small_encoder(1))  # which takes seconds
+    monkeypatch.setattr(model_card, "_require_same", lambda *_: None)
     for seed, symbol in enumerate(settings.universe.symbols):
         candles = random_candles(520, 3600, seed, end=to_unix(NOON))
         store_candles(database_for, settings.universe.venue, symbol, 3600, candles)

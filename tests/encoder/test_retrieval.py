@@ -82,6 +82,31 @@ def test_embeddings_that_know_nothing_gain_nothing() -> None:
     assert scores["gains"]["analogs_raw"]["matched_random"]["share"] < 0
 
 
+def test_a_good_forecast_is_not_taken_for_retrieval() -> None:
+    """Embeddings are noise, the forecast is better than HAR's: it wins, finding moments does not."""
+    truth = world(1)
+    blind = replace(world(1, told=False), outcomes=truth.outcomes, har=truth.har, forecast=truth.forecast)
+    gains = score_retrieval(blind, asked_of(blind), k=25)["horizons"]["86400s"]["gains"]
+    assert gains["analogs"]["matched_random"]["share"] > 0.015
+    assert gains["analogs"]["har_random"]["share"] > 0.015
+    assert abs(gains["analogs"]["forecast_random"]["share"]) < 0.01
+    assert abs(gains["analogs_ewma"]["ewma_random"]["share"]) < 0.02
+    assert gains["analogs_raw"]["matched_random"]["share"] < 0
+
+
+def test_deciles_are_of_what_was_known_at_the_first_question_scored() -> None:
+    """Questions from the first day on calibrate: at theirs there was nothing to take deciles of."""
+    moments, scored_after = world(), 300 * DAY
+    from_first, usual = (
+        score_retrieval(moments, asked, k=25, scored_after=scored_after)["horizons"]["86400s"]["methods"]
+        for asked in (moments, asked_of(moments))
+    )
+    assert from_first["matched_random"]["crps"] == pytest.approx(usual["matched_random"]["crps"], rel=0.02)
+    assert from_first["matched_random"]["crps"] < 0.97 * from_first["unconditional"]["crps"]
+    with pytest.raises(ValueError, match="moments ended a day before the first question scored, at least 250"):
+        score_retrieval(moments, moments, k=25, scored_after=30 * DAY)
+
+
 def test_gains_are_what_the_mean_scores_say(planted: dict[str, Any]) -> None:
     scores = planted["horizons"]["14400s"]
     crps = {name: method["crps"] for name, method in scores["methods"].items()}
@@ -149,8 +174,11 @@ def test_each_horizon_is_rescaled_by_its_own_forecast(planted: dict[str, Any]) -
 
 def test_too_short_a_past_is_said() -> None:
     moments = world(4)
-    with pytest.raises(ValueError, match="finds 25 analogs"):
+    with pytest.raises(ValueError, match="0 of 2520 moments ended a day before the first question scored"):
         score_retrieval(moments, moments.select(np.flatnonzero(moments.as_of < 9 * DAY)), k=25)
+    one_a_day = replace(moments, as_of=moments.as_of // (100 * DAY) * (100 * DAY))
+    with pytest.raises(ValueError, match="finds 25 analogs"):
+        score_retrieval(one_a_day, one_a_day.select(np.flatnonzero(one_a_day.as_of >= 300 * DAY)), k=25)
     few = moments.select(np.flatnonzero((moments.as_of > 300 * DAY) & (moments.as_of < 310 * DAY)))
     with pytest.raises(ValueError, match="can be calibrated by past ones"):
         score_retrieval(moments, few, k=25)

@@ -176,6 +176,23 @@ def test_a_refused_active_encoder_is_an_error_and_an_alert_and_the_shadow_goes_o
 
 
 @pytest.mark.usefixtures("ids")
+@pytest.mark.parametrize("status", ["retired", "shadow"])
+def test_the_policys_encoder_refused_is_as_bad_as_the_active_one(
+    database_for: DatabaseFor, settings: Settings, status: str
+) -> None:
+    of_policy = save_encoder(database_for, timeframe_s=14_400)
+    active = save_encoder(database_for, seed=1)
+    set_status(database_for, of_policy, status)
+    set_status(database_for, active, "active")
+    save_policy(database_for, of_policy)
+    with pytest.raises(JobError, match=f"encoder model {of_policy} is refused"):
+        run_once(at(0), database_for("encoder"), settings)
+    alerts = database_for("encoder").fetch("SELECT severity, key FROM alerts ORDER BY id")
+    assert alerts[0] == {"severity": "critical", "key": f"encoder-refused:{of_policy}"}
+    assert {row["model_id"] for row in stored(database_for("encoder"))} == {active}
+
+
+@pytest.mark.usefixtures("ids")
 @pytest.mark.parametrize("wrong", ["schema", "lengths"])
 def test_a_refused_shadow_is_a_warning_and_the_active_one_goes_on(
     database_for: DatabaseFor, settings: Settings, wrong: str
@@ -293,6 +310,25 @@ def test_a_symbol_without_candles_is_a_warning_and_the_others_go_on(
     assert outcome.status == "done"
     assert "AAA/USDT" in outcome.result["warnings"][0]
     assert outcome.result["embedded"] > 40
+
+
+def test_what_to_do_about_symbols_without_candles_is_said_once(database_for: DatabaseFor, settings: Settings) -> None:
+    save_encoder(database_for)
+    (warning,) = run_once(at(10), database_for("encoder"), settings).result["warnings"]
+    assert all(part in warning for part in ("AAA/USDT, BBB/USDT", "make backfill"))
+
+
+def test_the_beginning_of_a_series_is_no_gap(database_for: DatabaseFor, settings: Settings) -> None:
+    save_encoder(database_for)
+    start = NOON - timedelta(hours=287)  # the first window of 288 slots closes at noon
+    candles = random_candles(400, HOUR, 1, end=to_unix(start) + 399 * HOUR)
+    without = np.r_[1:261]  # a hole which leaves 28 of the first whole window, and 34 of that of six hours later
+    store_candles(database_for, "test", "AAA/USDT", HOUR, candles[np.delete(np.arange(400), without)])
+    span = (start, NOON + timedelta(hours=6))
+    result = run_once(at(6), database_for("encoder"), settings, span).result
+    assert result["windows_with_gaps"] == {"test:AAA/USDT": 7}
+    early = (start, NOON - timedelta(hours=1))
+    assert run_once(at(6), database_for("encoder"), settings, early).result["windows_with_gaps"] == {}
 
 
 def test_a_window_with_too_many_gaps_gets_no_row(database_for: DatabaseFor, settings: Settings) -> None:

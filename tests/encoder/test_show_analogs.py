@@ -13,7 +13,7 @@ import pytest
 
 from encoder import show_analogs
 from encoder.analog_chart import AnalogChart, fan, write_chart
-from encoder.analog_library import ask_the_past, ewma_volatility, log_returns, outlook, read_library
+from encoder.analog_library import Outlook, ask_the_past, ewma_volatility, log_returns, outlook, read_library
 from encoder.schema import HORIZONS_S
 from encoder.show_analogs import show
 from shared.analogs import Analogs, NoEmbedding, find_analogs
@@ -114,6 +114,21 @@ def test_simulated_prices_are_called_so(shop: Shop) -> None:
     assert "SIMULATED" not in shop.show()[0]
 
 
+def test_what_a_simulated_market_did_is_not_told_of_a_real_one(shop: Shop) -> None:
+    relabel = "UPDATE instruments SET provenance = %(provenance)s WHERE symbol = 'BBB/USDT'"
+    assert "BBB/USDT" in shop.show()[0]
+    shop.owner.execute(relabel, {"provenance": "simulated"})
+    try:
+        text, _ = shop.show()
+    finally:
+        shop.owner.execute(relabel, {"provenance": "real"})
+    assert "BBB/USDT" not in text
+    alone = read_library(shop.encoder, shop.model, HOUR, shop.ids[:1], NOON, NOON)
+    analogs = find_analogs(shop.encoder, shop.model, shop.ids[0], HOUR, NOON, HORIZONS_S, 50)
+    assert set(analogs.instrument.tolist()) == set(shop.ids)
+    assert f" {len(ask_the_past(alone, shop.ids[0], AT, 50)[0])} " in text  # the days that calibrated
+
+
 def test_what_cannot_be_shown_is_said_with_what_to_do(shop: Shop) -> None:
     with pytest.raises(NoEmbedding, match=r"at 2024-06-01 13:00 .*run `make run-encoder FROM=2024-06-01T13:00"):
         shop.show(NOON + timedelta(hours=1, minutes=20))
@@ -150,6 +165,32 @@ def test_the_command_line_reaches_the_answer(
     assert said.out.splitlines()[-1].endswith("analogs-BBB-USDT-20240601T1200.png")
     assert show_analogs.main(["NON/USDT"]) == 1
     assert "no candles of NON/USDT" in json.loads(capsys.readouterr().err.splitlines()[-1])["message"]
+
+
+def an_outlook(tested: int, half_widths: list[float]) -> Outlook:
+    whole = np.ones((3, 3))
+    return Outlook(
+        np.array(half_widths) * whole, whole, np.full(3, 60), np.full(3, 60), 0.8 * whole, np.full(3, tested)
+    )
+
+
+def told(shop: Shop, monkeypatch: pytest.MonkeyPatch, result: Outlook) -> str:
+    monkeypatch.setattr("encoder.show_analogs.outlook", lambda *_: result)
+    return shop.show()[0]
+
+
+def test_a_share_of_a_handful_of_outcomes_is_not_told(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = [0.01, 0.02, 0.03]
+    rows = {n: told(shop, monkeypatch, an_outlook(n, widths)).splitlines() for n in (0, 29, 30)}
+    ends = {n: next(line.split()[-3:] for line in lines if line.startswith("24h")) for n, lines in rows.items()}
+    assert ends[0] == ["too", "few", "0"]
+    assert ends[29] == ["too", "few", "29"]
+    assert ends[30] == ["1.00/1.00/1.00", "80/80/80", "30"]
+
+
+def test_columns_that_are_equal_are_explained(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Bands of equal width" in told(shop, monkeypatch, an_outlook(40, [0.01, 0.02, 0.02]))
+    assert "Bands of equal width" not in told(shop, monkeypatch, an_outlook(40, [0.01, 0.02, 0.03]))
 
 
 def test_matplotlib_and_rich_come_only_with_the_picture_and_the_text() -> None:
@@ -264,6 +305,23 @@ def test_the_picture_shows_paths_bands_and_what_followed(tmp_path: Path) -> None
     fan_colour = (pixels[True][..., 0] - pixels[True][..., 2]) > 15
     assert fan_colour[:, :880].mean() < 0.01 < fan_colour[:, 880:].mean()
     assert (np.abs(pixels[False] - (180, 72, 59)).sum(axis=2) < 40).sum() == 0
+
+
+def test_no_legend_lies_over_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    write_chart(a_chart(), tmp_path / "a.png")
+    figure = drawn[0]
+    figure.canvas.draw()
+    legends = [axes.get_legend() for axes in figure.axes[:2]]
+    left, right = (legend.get_window_extent() for legend in legends if legend)
+    assert left.y1 < figure.axes[0].xaxis.label.get_window_extent().y0
+    assert right.y1 == left.y1
+    assert left.x1 < right.x0
+    assert 0 < left.x0 < right.x1 < figure.bbox.x1
+    assert left.y0 > 0
 
 
 def test_the_fan_goes_through_the_bands_at_their_horizons() -> None:

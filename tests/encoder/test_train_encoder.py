@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -20,7 +21,7 @@ from encoder.checkpoints import newest_checkpoint
 from encoder.dataset import TrainingSet, build_training_set, split_in_time
 from encoder.encoder_model import Encoder
 from encoder.inference import embed
-from encoder.model_card import even_sample, probe_scores, trial_model
+from encoder.model_card import even_sample, probe_scores, split, trial_model
 from encoder.schema import encoder_schema
 from encoder.train_encoder import run_once, train
 from encoder.training import TrainingPlan, TrainingStopped
@@ -72,9 +73,10 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_card, "_require_same", lambda *_: None)
 
 
-def test_another_seed_gives_other_bytes(trained: Trained) -> None:
-    series, onnx_bytes, _ = trained
-    assert quick(series, plan=replace(PLAN, seed=8))[0] != onnx_bytes
+@pytest.mark.usefixtures("light")
+def test_another_seed_gives_other_bytes() -> None:
+    series = [random_candles(N, HOUR, 1)]
+    assert quick(series, plan=replace(PLAN, seed=8))[0] != quick(series)[0] == quick(series)[0]
 
 
 def test_stopped_and_resumed_it_gives_the_same_bytes(trained: Trained, tmp_path: Path) -> None:
@@ -154,6 +156,36 @@ def test_a_sample_is_spread_over_all_rows() -> None:
 def test_too_few_windows_are_refused_with_the_number_of_candles() -> None:
     with pytest.raises(JobError, match="there are 350 candles"):
         quick([random_candles(350, HOUR)])
+
+
+def market(timeframe_s: int, candles: int, series: int) -> list[Candles]:
+    return [random_candles(candles, timeframe_s, seed) for seed in range(series)]
+
+
+@pytest.mark.parametrize(
+    ("timeframe_s", "candles", "series", "held", "said"),
+    [
+        (300, 800, 1, 20, "0 windows to fit and 38 to hold out, at least 64 and 20 are needed"),
+        (300, 700, 4, 20, "0 windows to fit"),
+        (HOUR, 308, 10, 20, "0 windows to fit"),
+        (HOUR, 600, 1, 60, r"2\d\d windows to fit and 48 to hold out, at least 64 and 60"),
+    ],
+)
+def test_too_few_windows_to_fit_are_refused_before_training_with_a_span_that_would_do(
+    monkeypatch: pytest.MonkeyPatch, timeframe_s: int, candles: int, series: int, held: int, said: str
+) -> None:
+    monkeypatch.setattr(model_card, "LEAST_CALIBRATION", held)
+    monkeypatch.setattr(train_encoder, "fit", lambda *_: pytest.fail("trained"))
+    span = {"trained_from": NOON - timedelta(days=100), "trained_to": NOON, "plan": PLAN}
+    with pytest.raises(JobError, match=said) as refused:
+        train(market(timeframe_s, candles, series), timeframe_s=timeframe_s, **span)
+    found = re.search(r"(\d+) days of candles of \d+ s .* would do", str(refused.value))
+    assert found is not None
+    days = int(found[1])
+    assert days * 86_400 <= 2 * candles * timeframe_s  # and not a month where two days are missing
+    fitted, scored = split(build_training_set(market(timeframe_s, days * 86_400 // timeframe_s, series), timeframe_s))
+    assert len(fitted) >= 64
+    assert len(scored) >= held
 
 
 @pytest.fixture
@@ -237,7 +269,7 @@ def test_a_symbol_without_candles_is_a_warning(database_for: DatabaseFor, few_st
 
 
 def test_no_candles_at_all_is_an_error_that_says_what_to_do(database_for: DatabaseFor, few_steps: Settings) -> None:
-    with pytest.raises(JobError, match="make backfill"):
+    with pytest.raises(JobError, match="no candles of test:AAA/USDT, test:BBB/USDT are stored; run `make backfill`"):
         run_once(now_and_then(0), database_for("encoder"), few_steps)
 
 
@@ -267,6 +299,7 @@ def stopped(database_for: DatabaseFor, few_steps: Settings) -> Settings:
     row = database_for("encoder").fetch_one(STATUS)
     assert row is not None
     assert "run the same command again" in row["error"]
+    assert database_for("encoder").fetch("SELECT FROM alerts") == []
     assert active_model(database_for("encoder"), "encoder") is None
     return few_steps
 
@@ -294,12 +327,22 @@ def test_a_stopped_training_goes_on_with_its_own_span(
     assert checkpoints_of(stopped) == []
 
 
-@pytest.mark.parametrize("other", [{"steps": 3}, {"symbols": ["AAA/USDT"]}, {"trained_from": FIRST_OPEN}])
+@pytest.mark.parametrize(
+    "other",
+    [{"steps": 3}, {"symbols": ["AAA/USDT"]}, {"trained_from": FIRST_OPEN}, {"trained_to": NOON - timedelta(hours=30)}],
+)
 def test_another_request_does_not_go_on_with_it(
     database_for: DatabaseFor, stopped: Settings, other: dict[str, Any]
 ) -> None:
     outcome = run_once(now_and_then(2), database_for("encoder"), stopped, **other)
-    assert outcome.result["trained_to"] == (NOON + timedelta(hours=2 - 24)).isoformat()
+    assert outcome.result["trained_to"] == other.get("trained_to", NOON + timedelta(hours=2 - 24)).isoformat()
+    (kept,) = checkpoints_of(stopped)
+    assert newest_checkpoint(kept) is not None, "who asked before can go on"
+    month_ago = kept.stat().st_mtime - 30 * 24 * HOUR
+    for age_s, left in ((-60, [kept]), (60, [])):
+        os.utime(kept, (0, month_ago - age_s))
+        run_once(now_and_then(2), database_for("encoder"), stopped, **other)
+        assert checkpoints_of(stopped) == left
 
 
 def test_a_model_that_does_not_run_is_not_stored(

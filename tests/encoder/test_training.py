@@ -308,6 +308,14 @@ def test_measuring_leaves_no_trace_in_the_weights(
     assert same(weights(fit(data, replace(PLAN, steps=None, minutes=0.1))), weights(uninterrupted))
 
 
+def test_few_windows_are_not_learnt_by_heart(data: TrainingSet, seconds_a_step: Callable[[float], None]) -> None:
+    few = replace(PLAN, steps=5, most_passes=20 / len(data))  # 20 windows by 8: 3 steps
+    assert fit(data, few).steps == 3
+    assert fit(data, replace(few, steps=2)).steps == 2
+    seconds_a_step(1.0)
+    assert fit(data, replace(few, steps=None, minutes=1.0)).steps == 3
+
+
 @pytest.mark.parametrize(("steps", "minutes"), [(None, None), (1, 1.0)])
 def test_a_plan_has_one_budget(steps: int | None, minutes: float | None) -> None:
     with pytest.raises(ValueError, match="either steps or minutes"):

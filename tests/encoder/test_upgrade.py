@@ -143,6 +143,7 @@ def test_with_nothing_to_switch_to_nothing_happens_but_the_index(
     outcome = run_once(CLOCK, encoder, settings)
     assert outcome.status == "nothing"
     assert "make train-encoder" in outcome.result["because"]
+    assert "TO_MODEL" not in outcome.result["because"]
     assert run_once(CLOCK, encoder, settings, to=old).status == "nothing"
     assert statuses(database_for) == {old: "active"}
     assert indexes(encoder) == [f"embeddings_of_{old}"]
@@ -151,16 +152,37 @@ def test_with_nothing_to_switch_to_nothing_happens_but_the_index(
 def test_the_shadow_in_progress_comes_before_candidates_and_of_these_the_newest(
     database_for: DatabaseFor, encoder: Database, settings: Settings, old: int, alike: None
 ) -> None:
-    first, second, third = (save_encoder(database_for, seed=seed) for seed in (1, 2, 3))
-    run_once(CLOCK, encoder, settings)
-    assert statuses(database_for) == {old: "retired", first: "candidate", second: "candidate", third: "active"}
+    days = (-8, -5, -7)
+    first, second, third = (
+        save_encoder(database_for, seed, NOON + timedelta(days=day)) for seed, day in enumerate(days, 1)
+    )
     encoder.execute("UPDATE models SET status = 'shadow' WHERE id = %(id)s", {"id": first})
     run_once(CLOCK, encoder, settings)
-    assert statuses(database_for) == {old: "retired", first: "active", second: "candidate", third: "retired"}
-    encoder.execute("UPDATE models SET status = 'shadow' WHERE id = %(id)s", {"id": second})
+    assert statuses(database_for) == {old: "retired", first: "active", second: "candidate", third: "candidate"}
+    run_once(CLOCK, encoder, settings)
+    assert statuses(database_for) == {old: "retired", first: "retired", second: "active", third: "candidate"}
+    encoder.execute("UPDATE models SET status = 'shadow' WHERE id = %(id)s", {"id": third})
     run_once(CLOCK, encoder, settings, to=old)  # the way back; another shadow steps back
-    assert statuses(database_for) == {old: "active", first: "retired", second: "candidate", third: "retired"}
+    assert statuses(database_for) == {old: "active", first: "retired", second: "retired", third: "candidate"}
     assert indexes(encoder) == [f"embeddings_of_{old}"]
+
+
+@pytest.mark.parametrize("status", ["candidate", "shadow"])
+@pytest.mark.parametrize("days", [-10, -11])  # as old as the active one, older
+def test_without_being_told_it_never_goes_back(
+    database_for: DatabaseFor, encoder: Database, settings: Settings, old: int, alike: None, days: int, status: str
+) -> None:
+    other = save_encoder(database_for, seed=1, trained_to=NOON + timedelta(days=days))
+    encoder.execute("UPDATE models SET status = %(to)s WHERE id = %(id)s", {"id": other, "to": status})
+    outcome = run_once(CLOCK, encoder, settings)
+    assert outcome.status == "nothing"
+    assert (
+        f"Trained until no later than it: {other} ({status}); to take one of them, TO_MODEL="
+        in outcome.result["because"]
+    )
+    assert statuses(database_for) == {old: "active", other: status}
+    assert run_once(CLOCK, encoder, settings, to=other).status == "done"
+    assert statuses(database_for) == {old: "retired", other: "active"}
 
 
 def test_an_encoder_that_is_not_there_is_bad_usage(encoder: Database, settings: Settings, old: int) -> None:
@@ -173,35 +195,91 @@ def test_without_an_active_encoder_or_its_embeddings_it_says_what_to_do(
 ) -> None:
     with pytest.raises(JobError, match="make train-encoder"):
         run_once(CLOCK, encoder, settings)
-    old, new = save_encoder(database_for), save_encoder(database_for, seed=1)
+    old, new = save_encoder(database_for), save_encoder(database_for, 1, NOON + timedelta(hours=1))
     with pytest.raises(JobError, match="make run-encoder"):
         run_once(CLOCK, encoder, settings)
     assert statuses(database_for) == {old: "active", new: "candidate"}
 
 
-@pytest.mark.parametrize(
-    ("comparison", "why"),
-    [
-        (Comparison(1000, 500, False, 0.30, 0.249, 0.049, 0.6, 0.01), r"clearly worse than .*0\.249 against 0\.300"),
-        (Comparison(90, 0, True, None, None, None, None, None), "90 moments in common, which is too few"),
-    ],
-)
-def test_a_worse_encoder_is_refused_and_forced(
-    database_for: DatabaseFor, encoder: Database, settings: Settings, old: int, monkeypatch: pytest.MonkeyPatch,
-    comparison: Comparison, why: str,
-) -> None:  # fmt: skip
+def test_a_worse_encoder_is_retired_and_forced(
+    database_for: DatabaseFor, encoder: Database, settings: Settings, old: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new = save_encoder(database_for, seed=1)
-    monkeypatch.setattr(upgrade, "compare", lambda *_: comparison)
-    with pytest.raises(JobError, match=why):
+    worse = Comparison(1000, 500, False, 0.30, 0.249, 0.049, 0.6, 0.01)
+    monkeypatch.setattr(upgrade, "compare", lambda *_: worse)
+    with pytest.raises(JobError, match=rf"clearly worse than .*0\.249 against 0\.300.*TO_MODEL={new} FORCE=1"):
         run_once(CLOCK, encoder, settings)
-    assert statuses(database_for) == {old: "active", new: "candidate"}
-    assert indexes(encoder) == [f"embeddings_of_{old}"]
+    assert statuses(database_for) == {old: "active", new: "retired"}
     assert "job-failed:encoder_upgrade" in {row["key"] for row in encoder.fetch("SELECT key FROM alerts")}
-    run_once(CLOCK, encoder, settings, force=True)
+    assert run_once(CLOCK, encoder, settings).status == "nothing", "it was judged once"
+    run_once(CLOCK, encoder, settings, to=new, force=True)
     assert statuses(database_for) == {old: "retired", new: "active"}
-    with pytest.raises(JobError):
-        run_once(CLOCK, encoder, settings, to=old)
-    assert statuses(database_for) == {old: "retired", new: "active"}, "a retired one is retired again, no candidate"
+
+
+def test_of_a_fresh_encoder_nothing_can_be_said_until_eight_days_after_it_was_known(
+    database_for: DatabaseFor, encoder: Database, settings: Settings, old: int
+) -> None:
+    known = NOW - timedelta(days=8)
+    run_encoder(CLOCK, encoder, settings, SPAN)
+    new = save_encoder(database_for, seed=1, trained_to=known - timedelta(hours=10))
+    early = run_once(ReplayClock(NOW - timedelta(hours=1)), encoder, settings)
+    assert (early.status, early.result["shadow"], early.result["in_sample"]) == ("nothing", new, True)
+    assert "make encoder-upgrade` again in 1 day, or switch now with FORCE=1" in early.result["because"]
+    assert statuses(database_for) == {old: "active", new: "shadow"}
+    assert indexes(encoder) == [f"embeddings_of_{old}"], "it has no index before it is active"
+    encoder.execute("UPDATE models SET status = 'candidate' WHERE id = %(id)s", {"id": new})
+    outcome = run_once(CLOCK, encoder, settings)
+    assert (outcome.status, outcome.result["in_sample"]) == ("done", False)
+    assert statuses(database_for) == {old: "retired", new: "active"}
+
+
+def test_a_fresh_encoder_can_be_forced(
+    database_for: DatabaseFor, encoder: Database, settings: Settings, old: int
+) -> None:
+    new = save_encoder(database_for, seed=1, trained_to=NOW - timedelta(hours=10))
+    outcome = run_once(CLOCK, encoder, settings)
+    assert "again in 8 days" in outcome.result["because"]
+    assert run_once(CLOCK, encoder, settings, force=True).status == "done"
+    assert statuses(database_for) == {old: "retired", new: "active"}
+
+
+def test_of_too_few_moments_it_says_how_there_are_more(
+    database_for: DatabaseFor, encoder: Database, settings: Settings, old: int
+) -> None:
+    new = save_encoder(database_for, seed=1)
+    outcome = run_once(CLOCK, encoder, settings)
+    assert outcome.status == "nothing"
+    assert "both have 122 moments in common, too few" in outcome.result["because"]
+    assert "make run-encoder FROM=" in outcome.result["because"]
+    assert statuses(database_for) == {old: "active", new: "shadow"}
+    run_encoder(CLOCK, encoder, settings, SPAN)
+    assert run_once(CLOCK, encoder, settings).status == "done"
+
+
+def test_the_index_is_built_after_the_switch_and_a_busy_table_delays_neither(
+    database_for: DatabaseFor, encoder: Database, settings: Settings, old: int, alike: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    run_once(CLOCK, encoder, settings)
+    new = save_encoder(database_for, seed=1)
+    at_the_switch: list[list[str]] = []
+    monkeypatch.setattr(upgrade, "switch", lambda *a: (at_the_switch.append(indexes(encoder)), switch(*a)))
+    for function in ("build_analog_index", "drop_analog_index"):
+        settings_of = encoder.fetch_one("SELECT proconfig FROM pg_proc WHERE proname = %(name)s", {"name": function})
+        assert settings_of is not None
+        assert "lock_timeout=5s" in settings_of["proconfig"]
+        database_for("owner").connection.execute(f"ALTER FUNCTION {function} SET lock_timeout = '50ms'")
+    reader = database_for("policy")
+    with reader.transaction():
+        reader.fetch("SELECT FROM embeddings LIMIT 1")
+        outcome = run_once(CLOCK, encoder, settings)
+    assert at_the_switch == [[f"embeddings_of_{old}"]]
+    assert outcome.status == "done"
+    (warning,) = outcome.result["warnings"]
+    assert "drop analog indexes of retired was put off" in warning
+    assert indexes(encoder) == [f"embeddings_of_{old}", f"embeddings_of_{new}"]
+    assert run_once(CLOCK, encoder, settings).status == "nothing"
+    assert indexes(encoder) == [f"embeddings_of_{new}"]
 
 
 @pytest.mark.parametrize(("r2", "p"), [(0.251, 0.01), (0.1, 0.051)])
@@ -223,7 +301,7 @@ def test_an_encoder_that_does_not_fit_is_refused_and_the_old_one_stays(
     new = save_encoder(database_for, seed=1, **more)
     with pytest.raises(ModelRefused, match=f"encoder model {new} is refused"):
         run_once(CLOCK, encoder, settings)
-    assert statuses(database_for) == {old: "active", new: "candidate"}
+    assert statuses(database_for) == {old: "active", new: "retired"}
     assert rows_of(encoder) == {old: 2 * 61}
 
 
@@ -250,7 +328,7 @@ def test_killed_at_any_step_one_encoder_is_active_and_the_next_run_ends_the_work
             run_once(CLOCK, encoder, settings)
     after = statuses(database_for)
     assert list(after.values()).count("active") == 1
-    assert after[old] == ("retired" if (step, when) == ("switch", "after") else "active")
+    assert after[old] == ("retired" if step == "settle_indexes" or (step, when) == ("switch", "after") else "active")
     run_encoder(CLOCK, encoder, settings)  # the hourly job goes on in between
     run_once(CLOCK, encoder, settings)
     assert statuses(database_for) == {old: "retired", new: "active"}
@@ -295,6 +373,7 @@ def test_the_command_prints_the_comparison(
     new = save_encoder(database_for, seed=1)
     save_policy(database_for, old)
     assert upgrade.main(["--at", NOW.isoformat(), "--to", "77"]) == 2
+    assert encoder.fetch("SELECT FROM alerts") == []
     assert upgrade.main(["--at", NOW.isoformat(), "--to", str(new), "--force"]) == 0
     told = capsys.readouterr().err
     for part in (f"encoder {old} → {new}", "0.300", "0.270", "0.600", "0.010", "out of sample", "make train-policy"):

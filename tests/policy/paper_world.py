@@ -191,14 +191,14 @@ def insert_model(market: PaperMarket, kind: str, encoder_id: int | None = None) 
 
 def insert_embeddings(market: PaperMarket, model_id: int, instruments: Sequence[int], at: datetime) -> None:
     """What the encoder saw of each instrument in the hour that closes at ``at``; the candle must be there."""
+    encoder = market.database_for("encoder")
     for n, instrument in enumerate(instruments):
         row = {
             "model_id": model_id, "instrument_id": instrument, "timeframe_s": HOUR_S, "as_of": at,
             "embedding": str([1.0 if k == n else 0.0 for k in range(64)]), "ood": 0.5, "known_from": at,
             "recorded_at": at,
         }  # fmt: skip
-        encoder = market.database_for("encoder")
-        assert encoder.execute(load_queries("encoder")["insert_embedding"], row) == 1
+        assert insert(encoder.connection, "embeddings", row) == 1
 
 
 @dataclass

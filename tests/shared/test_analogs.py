@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,6 @@ from shared.analogs import (
     SENT_MOMENT,
     Analogs,
     NoEmbedding,
-    browse_analogs,
     choose,
     find_analogs,
     nearest_moments,
@@ -84,17 +83,19 @@ def insert_embeddings(
 def slow_choice(
     similarity: FloatArray, instrument: IntArray, as_of: IntArray, k: int, most: int, one_a_day: bool
 ) -> list[int]:
-    """The rules one by one, over everything in order."""
+    """The rules one by one, over everything in order; then again with no most."""
+    order = sorted(range(len(as_of)), key=lambda i: (-similarity[i], as_of[i], instrument[i]))
     chosen: list[int] = []
-    for i in sorted(range(len(as_of)), key=lambda i: (-similarity[i], as_of[i], instrument[i])):
-        own = [j for j in chosen if instrument[j] == instrument[i]]
-        if one_a_day and any(as_of[j] // DAY == as_of[i] // DAY for j in chosen):
-            continue
-        if len(own) >= most or any(abs(as_of[j] - as_of[i]) < DAY for j in own):
-            continue
-        if len(chosen) < k:
-            chosen.append(i)
-    return chosen
+    for cap in (most, k):
+        for i in order:
+            own = [j for j in chosen if instrument[j] == instrument[i]]
+            if one_a_day and any(as_of[j] // DAY == as_of[i] // DAY for j in chosen):
+                continue
+            if len(own) >= cap or any(abs(as_of[j] - as_of[i]) < DAY for j in own):
+                continue
+            if len(chosen) < k:
+                chosen.append(i)
+    return [i for i in order if i in chosen]
 
 
 @settings(max_examples=60)
@@ -117,6 +118,15 @@ def test_the_choice_is_the_rules_applied_one_by_one(
 def test_nothing_to_choose_from_is_nothing_chosen() -> None:
     nothing = np.empty(0, dtype=np.int64)
     assert len(choose(np.empty(0), nothing, nothing, 5)) == 0
+
+
+def test_one_moment_of_a_second_instrument_takes_nothing_from_the_first() -> None:
+    """Half of k may be of one instrument only where the other half can be had."""
+    as_of = np.arange(1_001) * DAY
+    instrument = (np.arange(1_001) == 3).astype(np.int64)
+    similarity = np.linspace(0, 1, 1_001)
+    assert choose(similarity, instrument, as_of, 10).tolist() == [*range(1_000, 991, -1), 3]
+    assert choose(similarity[instrument == 0], np.zeros(1_000, dtype=np.int64), as_of[:1_000], 10).size == 10
 
 
 def test_the_shortlist_grows_until_enough_days_are_in_it() -> None:
@@ -280,13 +290,11 @@ def test_what_was_not_known_yet_is_not_found(world: World) -> None:
         world.find(at=AT + HOUR)
 
 
-@pytest.mark.parametrize("search", [find_analogs, browse_analogs])
-def test_a_row_that_was_known_late_is_not_found_before(world: World, search: Callable[..., Analogs]) -> None:
+def test_a_row_that_was_known_late_is_not_found_before(world: World) -> None:
     """The nearest moment, as if it had been embedded only an hour after the question."""
 
     def nearest(known_by: datetime) -> tuple[int, int]:
-        arguments = (world.encoder, world.own, world.ids[0], HOUR, NOON, HORIZONS, 5)
-        return moments_of(search(*arguments, known_by=known_by))[0]
+        return moments_of(world.find(k=5, known_by=known_by))[0]
 
     first = nearest(NOON)
     row = {"model_id": world.own, "instrument_id": first[0], "as_of": from_unix(first[1])}
@@ -299,6 +307,19 @@ def test_a_row_that_was_known_late_is_not_found_before(world: World, search: Cal
         assert nearest(NOON + timedelta(hours=1)) == first
     finally:
         world.owner.execute(late, row | before)
+
+
+def test_a_simulated_market_is_no_analog_of_a_real_one_nor_the_reverse(world: World) -> None:
+    relabel: LiteralString = "UPDATE instruments SET provenance = %(provenance)s WHERE id = %(id)s"
+    other = {"id": world.ids[1]}
+    world.owner.execute(relabel, other | {"provenance": "simulated"})
+    try:
+        for own in (0, 1):
+            asked = (world.encoder, world.own, world.ids[own], HOUR, NOON, HORIZONS, 10)
+            assert find_analogs(*asked).instrument.tolist() == [world.ids[own]] * 10
+    finally:
+        world.owner.execute(relabel, other | {"provenance": "real"})
+    assert set(world.find().instrument.tolist()) == set(world.ids)
 
 
 def test_analogs_are_one_a_day_and_of_both_instruments(world: World) -> None:
@@ -338,15 +359,6 @@ def test_browsing_uses_the_models_own_index_and_the_scan_uses_none(indexed: Worl
     assert (f"embeddings_of_{indexed.own}" in str(lines)) == uses
 
 
-def test_browsing_finds_what_the_scan_finds_in_a_small_world(indexed: World) -> None:
-    exact = indexed.find(k=10)
-    found = browse_analogs(indexed.encoder, indexed.own, indexed.ids[0], HOUR, NOON, HORIZONS, 10)
-    assert moments_of(found) == moments_of(exact)
-    assert np.array_equal(found.outcomes, exact.outcomes)
-    late = browse_analogs(indexed.encoder, indexed.late, indexed.ids[0], HOUR, NOON, HORIZONS, 10)  # has no index
-    assert moments_of(late) == moments_of(exact)
-
-
 def test_recall_of_the_index_is_that_of_the_nearest_rows(indexed: World) -> None:
     params = {"model_id": indexed.own, "timeframe_s": HOUR, "until": NOON, "known_by": NOON}
     params["embedding"] = vector_text(indexed.present)
@@ -363,7 +375,8 @@ def test_the_model_is_named_in_every_query_about_embeddings() -> None:
 
 
 def test_settings_of_a_search_end_with_it(indexed: World) -> None:
-    browse_analogs(indexed.encoder, indexed.own, indexed.ids[0], HOUR, NOON, HORIZONS, 2, ef_search=77)
+    params = {"model_id": indexed.own, "timeframe_s": HOUR, "until": NOON, "known_by": NOON}
+    search_moments(indexed.encoder, params | {"embedding": vector_text(indexed.present)}, 2, ef_search=77)
     row = indexed.encoder.fetch_one("SELECT current_setting('hnsw.ef_search') AS ef")
     assert row is not None
     assert row["ef"] != "77"

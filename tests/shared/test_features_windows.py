@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -155,6 +155,23 @@ def test_some_of_the_windows_are_chosen_in_the_order_asked_for() -> None:
     windows, closes = grid.windows(grid.usable()), grid.usable()
     assert_same(windows.select(slice(3, 9)), grid.windows(closes[3:9]))
     assert_same(windows.select(np.array([5, 1])), grid.windows(closes[[5, 1]]))
+
+
+def test_windows_are_put_together_in_their_order() -> None:
+    grid = Grid(rough_candles(500, seed=2), HOUR)
+    closes = grid.usable()
+    parts = [grid.windows(closes[chosen]) for chosen in (slice(5, 9), slice(0, 0), slice(0, 3))]
+    assert_same(Windows.concatenate(parts), grid.windows(closes[[5, 6, 7, 8, 0, 1, 2]]))
+    assert Windows.concatenate(parts).timeframe_s == HOUR
+    assert_same(Windows.concatenate(parts[:1]), parts[0])
+
+
+def test_windows_of_several_timeframes_and_no_windows_are_not_put_together() -> None:
+    parts = [whole(), replace(whole(), timeframe_s=300)]
+    with pytest.raises(ValueError, match=r"only windows of one timeframe can be put together, not of \[300, 3600\] s"):
+        Windows.concatenate(parts)
+    with pytest.raises(ValueError, match="one timeframe"):
+        Windows.concatenate([])
 
 
 def test_every_array_of_a_window_is_among_its_columns() -> None:

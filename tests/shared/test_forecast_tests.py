@@ -12,14 +12,13 @@ from scipy import stats
 
 from shared.forecast_tests import (
     Estimate,
-    christoffersen,
+    _widening,
     clark_west,
     combine,
     coverage_error,
     diebold_mariano,
     estimate,
     hac_lag,
-    kupiec,
     newey_west,
 )
 from shared.rows import FloatArray
@@ -56,6 +55,8 @@ def test_p_values_are_the_normal_ones() -> None:
     assert e.interval(0.95) == pytest.approx((0.2 - 1.959964 * 0.1, 0.2 + 1.959964 * 0.1))
     assert Estimate(0.0, 0.0, 9).p_two_sided == 1.0
     assert Estimate(0.1, 0.0, 9).p_above == 0.0
+    assert math.isnan(combine([]).p_above)
+    assert math.isnan(combine([]).p_two_sided)
 
 
 def test_estimates_of_separate_spans_combine_like_one() -> None:
@@ -65,7 +66,7 @@ def test_estimates_of_separate_spans_combine_like_one() -> None:
     whole = np.concatenate(parts)
     assert together.n == len(whole)
     assert together.mean == pytest.approx(whole.mean())
-    assert together.variance == pytest.approx(whole.var() / len(whole), rel=0.15)
+    assert together.variance == pytest.approx(whole.var() / len(whole), rel=0.2)
     assert math.isnan(combine([]).mean)
 
 
@@ -118,46 +119,48 @@ def test_clark_west_keeps_its_size_under_overlap_and_has_power() -> None:
     assert rejections(1, 0.3) > 0.9
 
 
-def test_the_coverage_test_knows_of_overlap_and_kupiec_does_not() -> None:
+def test_the_coverage_test_knows_of_overlap() -> None:
     rng, hac, plain, trials = np.random.default_rng(8), 0, 0, 200
     for _ in range(trials):
         hits = np.abs(overlapping(rng, 1000, 24)) < 1.2815515655446004
         hac += coverage_error(hits, 0.8, 24).p_two_sided < 0.05
-        plain += kupiec(hits, 0.8) < 0.05
-    assert hac / trials < 0.16
+        plain += stats.binomtest(int(hits.sum()), 1000, 0.8).pvalue < 0.05
+    assert hac / trials < 0.13
     assert plain / trials > 0.4
     assert coverage_error(np.abs(overlapping(rng, 5000, 4)) < 0.9, 0.8, 4).p_two_sided < 0.01
 
 
-@given(st.integers(1, 200), st.floats(0.05, 0.95), seeds)
-def test_kupiec_is_the_likelihood_ratio_of_a_binomial(n: int, level: float, seed: int) -> None:
-    hits = np.random.default_rng(seed).random(n) < level
-    k = int(hits.sum())
-    ratio = 2 * (stats.binom.logpmf(k, n, k / n) - stats.binom.logpmf(k, n, level))
-    assert kupiec(hits, level) == pytest.approx(stats.chi2.sf(ratio, 1), abs=1e-6)
+def test_more_series_at_some_moments_are_no_variance() -> None:
+    """A second series that is there half of the time, in stretches, moves as the first: the evidence is the same."""
+    values = np.random.default_rng(11).normal(5.0, 1, 2000)
+    times = np.arange(2000)
+    there = times % 200 < 100
+    alone = estimate(values, 1, times)
+    unbalanced = estimate(np.concatenate([values, values[there]]), 1, np.concatenate([times, times[there]]))
+    assert unbalanced.variance == pytest.approx(alone.variance, rel=0.5)
+    assert unbalanced.n == 2000
+    level = estimate(np.full(300, 0.1), 1, np.concatenate([np.arange(200), np.arange(100)]))
+    assert level.variance < 1e-20
 
 
-def test_christoffersen_sees_wrong_coverage_and_runs() -> None:
-    rng = np.random.default_rng(9)
-    independent = rng.random(1000) < 0.8
-    assert christoffersen(independent, 0.8) > 0.05
-    assert christoffersen(rng.random(1000) < 0.7, 0.8) < 0.001
-    runs = np.repeat(rng.random(100) < 0.8, 10)
-    assert christoffersen(runs, float(runs.mean())) < 0.001
-    assert kupiec(runs, float(runs.mean())) > 0.9
-    assert math.isnan(christoffersen(np.array([True]), 0.8))
+def test_the_variance_is_widened_for_a_long_lag() -> None:
+    values = np.random.default_rng(13).normal(0, 1, 400)
+    assert estimate(values, 39).variance == pytest.approx(newey_west(values, 39) * _widening(0.1) ** 2)
+    assert _widening(0.1) == pytest.approx(2.2605 / 1.96, rel=1e-3)
 
 
-def test_christoffersen_by_hand() -> None:
-    hits = np.array([True, True, False, True, True, False, False, True])
-    chain = (
-        4 * math.log(0.5) + 2 * math.log(2 / 3) + math.log(1 / 3)
-    )  # from True: 2 of 4 stay; from False: 2 of 3 leave
-    level = 4 * math.log(0.8) + 3 * math.log(0.2)
-    assert christoffersen(hits, 0.8) == pytest.approx(stats.chi2.sf(2 * (chain - level), 2))
+@pytest.mark.parametrize("b", [0.1, 0.5])
+def test_the_critical_value_is_that_of_a_lag_that_grows_with_the_sample(b: float) -> None:
+    """Kiefer and Vogelsang's, simulated: |mean| / standard error of white noise, its 95 % quantile."""
+    rng, n = np.random.default_rng(12), 200
+    lag = int(b * n) - 1
+    noise = rng.normal(0, 1, (4000, n))
+    statistics = [abs(x.mean()) / math.sqrt(newey_west(x, lag)) for x in noise]
+    assert np.quantile(statistics, 0.95) == pytest.approx(1.96 * _widening(b), rel=0.06)
+    assert _widening(0) == 1.0
 
 
 def test_size_of_the_test_of_the_mean_under_the_null() -> None:
     rng = np.random.default_rng(10)
     rejected = [estimate(overlapping(rng, 2000, 24), 24).p_two_sided < 0.05 for _ in range(300)]
-    assert np.mean(rejected) < 0.12
+    assert np.mean(rejected) < 0.09

@@ -18,7 +18,7 @@ import shared.job
 from shared.clock import Clock, ReplayClock, SystemClock
 from shared.db import Database, DatabaseUnavailable, load_queries, role_url
 from shared.errors import SextantError
-from shared.job import EXIT_CODES, Context, JobError, Outcome, UsageError, job, job_parser, run_job_command
+from shared.job import EXIT_CODES, Context, JobError, JobStopped, Outcome, UsageError, job, job_parser, run_job_command
 from shared.log import JsonFormatter
 from shared.settings import Settings, SettingsError
 from tests.shared.spine_rows import NOON, own_database
@@ -138,6 +138,24 @@ def test_an_interrupted_run_is_recorded_without_an_alert(database: Database, int
     assert alerts(database) == []
 
 
+def test_a_run_that_was_stopped_or_asked_for_wrongly_is_recorded_without_an_alert(
+    database: Database, other_session: Database
+) -> None:
+    with pytest.raises(JobStopped, match="run it again"):
+        does(JobStopped("stopped after step 3; run it again"))(CLOCK, database)
+    (row,) = runs(database)
+    assert (row["status"], row["error"]) == ("failed", "JobStopped: stopped after step 3; run it again")
+    assert alerts(database) == []
+    assert does(Outcome("done"))(CLOCK, other_session).status == "done"
+    with pytest.raises(UsageError):
+        does(UsageError("--to is in the future"))(CLOCK, database)
+    assert [row["status"] for row in runs(database)] == ["failed", "done", "failed"]
+    assert alerts(database) == []
+    with pytest.raises(JobError):
+        does(JobError("no candles"))(CLOCK, database)
+    assert [alert["message"] for alert in alerts(database)] == ["a-job failed: JobError: no candles"]
+
+
 def test_what_a_failed_transaction_wrote_is_gone_and_the_failure_is_not(database: Database) -> None:
     def step(clock: Clock, database: Database) -> Outcome:
         with database.transaction():
@@ -214,6 +232,7 @@ def test_every_status_has_an_exit_code(command: Callable[..., int]) -> None:
         (SettingsError("bad"), 2),
         (UsageError("bad"), 2),
         (JobError("bad"), 1),
+        (JobStopped("bad"), 1),
         (DatabaseUnavailable("bad"), 1),
         (SextantError("bad"), 1),
         (ValueError("bad"), 1),
