@@ -30,6 +30,7 @@ from candles.store import add_instrument, default_rules
 from encoder.dataset import TrainingSet, build_training_set, split_in_time
 from encoder.embedding_rows import Moments, write_embeddings
 from encoder.encoder_model import PATCHES, Batch, Encoder, Heads, losses
+from encoder.index_recall import K, recall
 from encoder.inference import Embedded, embed
 from encoder.model_card import export, trial_model
 from encoder.training import TrainingPlan, fit, measure
@@ -53,7 +54,6 @@ INFERRED = 4_096
 ROUNDS = 5
 LIVE_STEPS = 200
 LIVE_MS = 10.0  # the aim
-K = 50
 RECALL = 0.98  # the aim
 ASKED = 200
 SCANNED = 20
@@ -185,14 +185,13 @@ def analog_rows(database: Database, model: Model, candles: Candles) -> list[Row]
         if len(scans) < SCANNED:
             started = time.perf_counter()
             moments = read_records(database, load_queries("analogs")["scan_moments"], asked, SENT_MOMENT)
-            nearest = np.argpartition(-moments["similarity"], K)[:K]
             scans.append(time.perf_counter() - started)
             rows = len(moments)
         started = time.perf_counter()
         found = search_moments(database, asked, K)
         searches.append(time.perf_counter() - started)
         if len(recalls) < SCANNED:
-            recalls.append(recall(found, moments[nearest]))
+            recalls.append(recall(found, moments, K))
     scan, found_share = statistics.median(scans), statistics.mean(recalls)
     p50, p99 = (float(q) for q in np.quantile(searches[1:], [0.5, 0.99]))
     name = f"{rows:,} rows"
@@ -211,11 +210,6 @@ def questions(model: Model, candles: Candles) -> list[NDArray[np.float32]]:
     seen = embed(model, grid.windows(closes)).embedding
     moved = seen + NOISE / 8 * rng.standard_normal(seen.shape)
     return list((moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32))
-
-
-def recall(found: NDArray[Any], nearest: NDArray[Any]) -> float:
-    """Of the nearest, how many were found; one as near as the last of them counts as it."""
-    return float(np.mean(np.sort(found["similarity"])[::-1][:K] >= nearest["similarity"].min() - 1e-9))
 
 
 def main() -> None:

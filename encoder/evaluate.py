@@ -16,6 +16,7 @@ from psycopg.types.json import Json
 
 from encoder.evaluation.recipe import Recipe, Source
 from encoder.evaluation.splits import Fold, asset, choose_held_out, walk_forward
+from encoder.index_recall import index_recall, plain
 from encoder.schema import require_timeframe
 from shared.clock import Clock, floor_time, from_unix, to_unix
 from shared.db import Database, load_queries
@@ -75,6 +76,8 @@ def run_once(
     say(_describe(source, folds, recipe))
     results = run_folds(source, folds, recipe, directory, request.jobs, say)
     say(report(results))
+    recall = index_recall(database, clock.now())
+    say(str(recall))
     steps = {fold["training"]["steps"] for fold in results}
     row = {
         "recipe_hash": made_by,
@@ -84,7 +87,7 @@ def run_once(
         "evaluated_from": from_unix(folds[0].train_from),
         "evaluated_to": from_unix(folds[-1].until),
         "folds": len(folds),
-        "results": Json({"key": key, "held_out": list(recipe.held_out), "folds": results}),
+        "results": Json({"key": key, "held_out": list(recipe.held_out), "index": plain(recall), "folds": results}),
         "verdict": "\n".join(verdict(results)),
         "recorded_at": clock.now(),
     }

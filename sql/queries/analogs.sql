@@ -62,3 +62,14 @@ LEFT JOIN market_data sooner ON sooner.instrument_id = m.instrument_id AND soone
     AND sooner.as_of = m.as_of
 LEFT JOIN market_data later ON later.instrument_id = m.instrument_id AND later.timeframe_s = %(timeframe_s)s
     AND later.as_of = m.as_of + make_interval(secs => h.horizon_s)
+
+-- name: is_indexed
+-- Whether a model's embeddings have their HNSW index.
+SELECT to_regclass('embeddings_of_' || %(model_id)s::text) IS NOT NULL AS indexed
+
+-- name: some_embeddings
+-- Some of a model's embeddings, the same ones each time, as one byte string.
+SELECT string_agg(vector_send(embedding), '')
+FROM (SELECT embedding FROM embeddings
+      WHERE model_id = %(model_id)s AND timeframe_s = %(timeframe_s)s AND as_of <= %(until)s AND known_from <= %(known_by)s
+      ORDER BY md5(instrument_id::text || as_of::text), instrument_id, as_of LIMIT %(most)s) chosen
