@@ -196,9 +196,10 @@ ORDER BY e.instrument_id, e.timeframe_s, e.as_of DESC;
 -- table can index it, so these two run as the owner: for an encoder, under one name, and nothing else. Building
 -- blocks whoever writes embeddings, of any encoder, until it ends (65,000 rows: 22 to 40 s on two cores); readers go
 -- on. Dropping takes a moment but must be alone with the table, and while it waits for a long read all others wait
--- behind it: so it waits 5 s at most, and so does building for its turn.
+-- behind it: so it waits 5 s at most, and so does building for its turn. The memory is taken as far as it is needed:
+-- a million rows that do not fit were not indexed in 9 minutes.
 CREATE OR REPLACE FUNCTION build_analog_index(model bigint) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET maintenance_work_mem = '256MB'
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET maintenance_work_mem = '1GB'
 SET lock_timeout = '5s' AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM public.models WHERE id = model AND kind = 'encoder') THEN
