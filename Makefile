@@ -7,7 +7,8 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check install --quiet
 HASHED := --no-deps --require-hashes
-export OPENBLAS_NUM_THREADS ?= 1  # many small solves: more threads only wait for each other
+# Many small solves: more threads only wait for each other.
+export OPENBLAS_NUM_THREADS ?= 1
 
 # optional arguments, passed on when given
 opt = $(if $($(1)),--$(2) $($(1)))

@@ -33,7 +33,6 @@ LABELS = (
     "log_range_86400s",
     "log_volume_86400s",
 )
-PATHS = slice(3, 5)
 LOG_RANGES = slice(5, 7)
 
 
