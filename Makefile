@@ -18,7 +18,7 @@ SPAN = $(call opt,AT,at) $(call opt,FROM,from) $(call opt,TO,to)
 .PHONY: help demo test check coverage bench lock db-up db-stop db-reset db-url db-psql db-apply-schema \
         db-apply-schema-host infra-up infra-down backfill run-feed import-csv data-quality exchanges emulator run-meta \
         run-encoder train-encoder features eval-encoder export-embeddings encoder-upgrade check-encoder retrain analogs train-policy \
-        run-trader run-sender backtest wallet pause resume schedule cron-print status \
+        run-trader run-sender backtest evaluate canaries planted promote wallet pause resume schedule cron-print status \
         venv-meta venv-encoder venv-policy install-meta install-encoder install-policy
 
 help:  ## list all targets
@@ -96,8 +96,9 @@ analogs: $(RUN)  ## past moments most like this one, and what followed: SYMBOL=�
 run-meta: $(RUN)  ## write market_state and policy_config: [FROM= TO=] [AT=]
 	@$(PY) -m meta_controller.run_metacontroller $(SPAN)
 
-train-policy: $(RUN)  ## train the policy by PPO: [FROM=] [TO=] [STEPS=]
-	@$(PY) -m policy.train_policy $(SPAN) $(call opt,STEPS,steps)
+train-policy: $(RUN)  ## train the policy, pathwise then PPO: [FROM=] [TO=] [STEPS=] [PPO_STEPS=] [SEEDS=] [JOBS=2]
+	@$(PY) -m policy.train_policy $(SPAN) $(call opt,STEPS,steps) $(call opt,PPO_STEPS,ppo-steps) $(call opt,SEEDS,seeds) \
+	  $(call opt,JOBS,jobs)
 
 run-trader: $(RUN)  ## settle, decide, write intents: [AT=]
 	@$(PY) -m policy.run_trader $(SPAN)
@@ -105,9 +106,18 @@ run-trader: $(RUN)  ## settle, decide, write intents: [AT=]
 run-sender: $(RUN)  ## carry approved intents to the venue: [AT=]
 	@$(PY) -m policy.execution.sender $(SPAN)
 
-backtest: $(RUN)  ## the trader over the past: [FROM=] [TO=] [CAPITAL=] [LIMITS=operator|off] [WALLET=] [IN_SAMPLE=1]
+backtest: $(RUN)  ## the trader over the past: [FROM=] [TO=] [STRATEGY=] [CONFIG=recorded|rules|static] [LIMITS=operator|off] …
 	@$(PY) -m policy.backtest $(SPAN) $(call opt,CAPITAL,capital) $(call opt,LIMITS,limits) $(call opt,WALLET,wallet) \
-	  $(if $(IN_SAMPLE),--in-sample)
+	  $(call opt,STRATEGY,strategy) $(call opt,CONFIG,config) $(call opt,DELAY,delay) $(call opt,FEE,fee) \
+	  $(call opt,SLIPPAGE,slippage) $(call opt,IMPACT,impact) $(call opt,STOP,stop) $(call opt,TARGET,target) \
+	  $(if $(IN_SAMPLE),--in-sample) $(if $(NO_REPORT),--no-report)
+
+evaluate: $(RUN)  ## is the policy worth it? walk-forward: [PROFILE=quick|full] [DATA="FILE …"] [FOLDS=] [SEEDS=] [JOBS=2]
+	@$(PY) -m pipeline.evaluate $(call opt,AT,at) $(call opt,PROFILE,profile) $(call opt,DATA,data) $(call opt,FOLDS,folds) \
+	  $(call opt,SEEDS,seeds) $(call opt,JOBS,jobs) $(if $(FORGET),--forget)
+
+canaries: $(RUN)  ## proofs before profits: does the training code learn what is there, and nothing else? [LONG=1] [JOBS=2]
+	@$(PY) -m policy.canaries.run_canaries $(if $(LONG),--long) $(call opt,JOBS,jobs)
 
 # ── the operator ────────────────────────────────────────────────────────────────────────────────────────
 status: $(RUN)  ## equity, positions, jobs, data age, and what blocks trading
@@ -125,6 +135,9 @@ pause: $(RUN)  ## no entries from now on: WALLET=… REASON="…"
 
 resume: $(RUN)  ## let a wallet trade: WALLET=… REASON="…"
 	@$(PY) -m pipeline.operator resume $(WALLET) $(if $(REASON),--reason "$(REASON)")
+
+promote: $(RUN)  ## let a policy trade that canaries and a full evaluation vouch for: MODEL=… [REASON="…"]
+	@$(PY) -m pipeline.promote $(MODEL) $(if $(REASON),--reason "$(REASON)")
 
 schedule: $(RUN)  ## run everything on its clock, in the foreground (UTC)
 	@$(PY) -m pipeline.schedule
@@ -186,6 +199,9 @@ check: $(VENV)/.dev  ## ruff, mypy --strict, the import contract, file and funct
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 	@$(PY) tests/check_sizes.py
+
+planted: $(VENV)/.dev  ## deliberate mistakes, each patched into a copy: does the suite catch every one? [NAME="…"] [JOBS=2]
+	@$(PY) -m tests.planted $(call opt,NAME,name) $(call opt,JOBS,jobs)
 
 coverage: $(VENV)/.dev  ## the suite with line coverage
 	@$(VENV)/bin/coverage erase

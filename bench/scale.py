@@ -33,7 +33,7 @@ from candles.binary_copy import copy_candles
 from candles.derive import derive_candles
 from candles.store import add_instrument, default_rules, known_series, write_candles
 from meta_controller.market_index import WINDOW_BARS
-from policy.signals import SIGNAL_WINDOW
+from policy.signals import signal_window
 from shared.clock import from_unix
 from shared.db import Database, connect, load_queries, owner_url, role_url
 from shared.embedded_db import ensure_running
@@ -65,17 +65,17 @@ FROM market_data WHERE timeframe_s = 3600 AND as_of > %(since)s
 # A wallet that bought one of everything.
 WALLET: LiteralString = """
 WITH wallet AS (
-    INSERT INTO wallets (name, venue, mode, quote, track, taker_fee_bps, slippage_bps, recorded_at)
-    VALUES ('bench', 'bench', 'paper', 'USDT', 'rules', 10, 5, %(now)s) RETURNING id
+    INSERT INTO wallets (name, venue, mode, quote, track, taker_fee_bps, slippage_bps, impact, recorded_at)
+    VALUES ('bench', 'bench', 'paper', 'USDT', 'rules', 10, 5, 1, %(now)s) RETURNING id
 ), decided AS (
     INSERT INTO decisions (wallet_id, instrument_id, as_of, source, wanted_weight, allowed_weight, clamps, reason,
-                           price, quantity_held, cash, equity, recorded_at)
-    SELECT w.id, i.id, %(now)s, 'policy', 0, 0, '[]', 'bench', 100, 0, 0, 0, %(now)s FROM wallet w, instruments i
+                           price, quantity_held, cash, equity, baseline_weight, recorded_at)
+    SELECT w.id, i.id, %(now)s, 'policy', 0, 0, '[]', 'bench', 100, 0, 0, 0, 0, %(now)s FROM wallet w, instruments i
     RETURNING id, wallet_id, instrument_id
 ), ordered AS (
-    INSERT INTO orders (id, decision_id, wallet_id, mode, instrument_id, side, type, quantity, reference_price, state,
-                        not_before, deadline, recorded_at)
-    SELECT gen_random_uuid(), id, wallet_id, 'paper', instrument_id, 'buy', 'market', 1, 100, 'filled', %(now)s,
+    INSERT INTO orders (id, decision_id, wallet_id, mode, instrument_id, side, type, quantity, reference_price,
+                        volatility, state, not_before, deadline, recorded_at)
+    SELECT gen_random_uuid(), id, wallet_id, 'paper', instrument_id, 'buy', 'market', 1, 100, 0.5, 'filled', %(now)s,
            %(now)s::timestamptz + interval '1 hour', %(now)s FROM decided
     RETURNING id, wallet_id
 )
@@ -152,7 +152,7 @@ def about_one(world: World, coming: Candles) -> dict[str, Callable[[Instrument],
         "what is missing of a recent span": missing,
         "all gaps of a series (view candle_gaps)": gaps,
         f"the encoder's window ({WINDOW} hours)": window(WINDOW),
-        f"the trader's window ({SIGNAL_WINDOW} hours)": window(SIGNAL_WINDOW),
+        f"the trader's window ({signal_window(3600)} hours)": window(signal_window(3600)),
         f"the market index's window ({WINDOW_BARS} hours, of which 720 are there)": window(WINDOW_BARS),
     }
 

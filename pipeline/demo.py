@@ -43,7 +43,7 @@ from shared.settings import TIMEFRAMES, Settings, SettingsError, load_settings
 WALLET = "demo"
 CAPITAL = 10_000.0
 SIMULATED_SYMBOLS = ("SIM-BTC/USDT", "SIM-ETH/USDT")
-SIMULATED_END = datetime(2026, 7, 1, tzinfo=UTC)
+SIMULATED_END = datetime(2026, 5, 16, tzinfo=UTC)  # a month with a turn in it: there is something to trade
 DAYS = 180
 KRAKEN_DAYS = 29  # of the 30 days of 1h candles that Kraken serves
 TRADED_SHARE = 6  # the last sixth is traded: 30 of 180 days
@@ -227,7 +227,7 @@ def _report(plan: Plan, settings: Settings, databases: Databases) -> Outcome:
     policy, clock = databases["policy"], ReplayClock(plan.end)
     wallet = backtest.find_wallet(policy, plan.end, WALLET)
     path = settings.home_path / "reports" / "demo.html"
-    request = backtest.Request(wallet, plan.train_to, plan.end, CAPITAL, "operator")
+    request = backtest.Request(wallet, plan.train_to, plan.end, CAPITAL, "operator", rearm_days=None)  # as the trader
     outcome = backtest.run_once(clock, policy, settings, request, path)
     cli, queries = databases["cli"], load_queries("cli")
     counts = cli.fetch_one(queries["spine_counts"]) or {}

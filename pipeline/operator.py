@@ -64,6 +64,7 @@ def create_wallet(
                 "track": track,
                 "taker_fee_bps": settings.execution.taker_fee_bps,
                 "slippage_bps": settings.execution.slippage_bps,
+                "impact": settings.execution.impact,
                 "at": at,
             },
         )

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.promote import promotion_line
 from pipeline.schedule import cron_trigger
 from shared.clock import open_clock
 from shared.db import Database, load_queries
@@ -142,6 +143,8 @@ def show(database: Database, settings: Settings, now: datetime, console: Console
     models = database.fetch(queries["active_models"])
     for m in models:
         console.print(f"{m['kind']} model {m['id']} ({m['provenance']}), known from {m['known_from']:%Y-%m-%d %H:%M}")
+        if m["kind"] == "policy":
+            _print_plain(console, f"  {promotion_line(database, m['id'])}")
     console.print("[bold]What blocks or limits trading[/]")
     for reason in blockers(database, settings, now) or ["nothing"]:
         console.print(f"  • {reason}", highlight=False, markup=False, emoji=False)

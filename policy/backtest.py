@@ -1,4 +1,4 @@
-"""Backtest: the trader's own functions over a past span, beside buy-and-hold, the baseline and cash.
+"""Backtest: the trader's own functions over a past span, beside every other registered strategy.
 
 Input: the same rows the trader reads. Output: a table, an HTML report with CSV, one row of backtests.
 """
@@ -6,8 +6,9 @@ Input: the same rows the trader reads. Output: a table, an HTML report with CSV,
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,162 +16,46 @@ from typing import Any
 import numpy as np
 from psycopg.types.json import Json
 
-from policy.book import HistoryKeeper, make_book
-from policy.decision_path import Act, Circumstances, Decision, decide
-from policy.execution.plan import TradingRules
-from policy.inputs import Inputs, timestamps
-from policy.policy_model import PolicyModel, load_policy
-from policy.report import terminal_table, write_report
-from policy.result import BacktestResult, Curve
-from policy.risk.context import NO_LIMITS, OperatorLimits
-from policy.run_trader import doubts_without_policy, operator_limits, trading_rules
-from policy.simulator import BarGrid, Costs, SimulatedFill, Simulator
-from shared.clock import Clock, to_unix
+from policy.laboratory import MARKET_ONLY, BookPath, Laboratory, Request
+from policy.policy_model import load_policy
+from policy.result import BacktestResult, Curve, Shifts
+from policy.shifted_weights import draw_shifts, run_shifts, too_short
+from policy.strategies import BASELINE, STRATEGIES
+from shared.clock import Clock
 from shared.db import Database, load_queries
-from shared.job import Context, JobError, Outcome, UsageError, job, job_parser, run_job_command
-from shared.market_data import find_instruments, read_candles
-from shared.metrics import summarise
+from shared.job import Context, Outcome, UsageError, job, job_parser, run_job_command
+from shared.market_data import find_instruments
 from shared.money import to_float
-from shared.rows import Instrument, IntArray
+from shared.performance import attribute, summarise
+from shared.performance.metrics import daily_returns
 from shared.settings import Settings
 
+__all__ = ["Laboratory", "Request", "find_wallet", "run_backtest", "run_once"]
+
 DEFAULT_CAPITAL = 10_000.0
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to run: the wallet whose portfolio, track and costs count, the span, and on what terms."""
-
-    wallet: Mapping[str, Any]
-    first: datetime
-    last: datetime
-    capital: float
-    limits: str  # 'operator' or 'off'
-    in_sample: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class BookPath:
-    """One simulated book from first to last."""
-
-    curve: Curve
-    decision_times: list[datetime]
-    decisions: list[Decision]
-    fills: list[SimulatedFill]
-
-
-class Laboratory:
-    """Everything a backtest reads, loaded once; each strategy then runs on it."""
-
-    def __init__(self, database: Database, settings: Settings, request: Request) -> None:
-        self.settings, self.request = settings, request
-        wallet, step_s = request.wallet, settings.universe.decision_timeframe_s
-        self.instruments: list[Instrument] = find_instruments(database, wallet["venue"], wallet["symbols"])
-        self.policy: PolicyModel | None = load_policy(database, wallet["symbols"], step_s)
-        self.in_sample = _require_known(self.policy, request)
-        self.operator: OperatorLimits = operator_limits(settings) if request.limits == "operator" else NO_LIMITS
-        self.rules: TradingRules = trading_rules(
-            self.instruments, settings, wallet["max_order_notional"] if request.limits == "operator" else None
-        )
-        self.inputs = Inputs(
-            database,
-            self.instruments,
-            step_s,
-            wallet["track"],
-            self.policy.encoder_id if self.policy else None,
-            operator_limits(settings),
-            request.first,
-            request.last,
-            settings.execution.stale_after_s,
-            ignore_known_from=request.in_sample,
-        )
-        base_s = max(i.base_timeframe_s for i in self.instruments)
-        start, end = to_unix(request.first), to_unix(request.last)
-        series = [read_candles(database, i.id, base_s, start, end) for i in self.instruments]
-        self.grid = BarGrid.of(series, base_s, start, end)
-        if not len(self.grid.open) or np.isnan(self.grid.open).all():
-            raise JobError(f"no candles of {', '.join(wallet['symbols'])} from {request.first} to {request.last}")
-        self.times = timestamps(request.first, request.last, step_s)
-
-    def simulator(self) -> Simulator:
-        wallet = self.request.wallet
-        costs = Costs(float(wallet["taker_fee_bps"]), float(wallet["slippage_bps"]))
-        delay_s, step_s = self.settings.execution.delay_s, self.settings.universe.decision_timeframe_s
-        return Simulator(self.grid, self.rules, costs, delay_s, step_s, self.request.capital)
-
-    def run(self, name: str, act: Act | None) -> BookPath:
-        """The decision path over the span; ``act`` None is the baseline."""
-        simulator, history = self.simulator(), HistoryKeeper(self.request.capital)
-        times, decisions = [], []
-        for as_of in self.times:
-            simulator.advance_to(as_of)
-            market = self.inputs.at(as_of)
-            if not market.tradable.any() or np.isnan(market.prices).any():
-                continue
-            if self.request.limits == "off":
-                market = replace(
-                    market, config=replace(market.config, max_drawdown=1.0, daily_loss_limit=1.0, pause=False)
-                )
-            book = make_book(as_of, simulator.cash, simulator.held.copy(), market.prices, history.before(as_of))
-            circumstances = Circumstances(
-                operator=self.operator,
-                rules=self.rules,
-                in_flight=simulator.in_flight,
-                tradable=market.tradable,
-                wallet_paused=False,
-                doubts=market.doubts if act else doubts_without_policy(market),
-            )
-            decision = decide(market.view(book), act, circumstances)
-            simulator.place(decision.plan.quantity, as_of)
-            history.record(as_of, book.equity)
-            times.append(as_of)
-            decisions.append(decision)
-        simulator.advance_to(self.request.last)
-        return BookPath(self._curve(name, simulator), times, decisions, simulator.fills)
-
-    def buy_and_hold(self) -> Curve:
-        """Equal values of every instrument bought at the first fill, and held; the wallet's costs."""
-        simulator, prices = self.simulator(), self.inputs.at(self.times[0]).prices
-        share = 0.99 * self.request.capital / len(prices)  # the rest covers fee and slippage
-        simulator.reset(0)
-        simulator.place(np.nan_to_num(np.floor(share / prices / self.rules.lot) * self.rules.lot), self.times[0])
-        simulator.advance_to(self.request.last)
-        return self._curve("buy and hold", simulator)
-
-    def cash(self) -> Curve:
-        times = self.curve_times()
-        return Curve("cash", times, np.full(len(times), self.request.capital))
-
-    def curve_times(self) -> IntArray:
-        """The start, where everything is cash, then each bar's close."""
-        return self.grid.start + self.grid.base_s * np.arange(len(self.grid.open) + 1, dtype=np.int64)
-
-    def _curve(self, name: str, simulator: Simulator) -> Curve:
-        equity = np.r_[self.request.capital, simulator.equity_by_bar]
-        return Curve(name, self.curve_times(), equity, simulator.fees, simulator.traded, len(simulator.fills))
-
-
-def _require_known(policy: PolicyModel | None, request: Request) -> str:
-    """Why the span is in-sample ('' when it is not); UsageError unless the caller asked to see it all the same."""
-    if policy is None or policy.known_from <= request.first:
-        return ""
-    problem = (
-        f"policy model {policy.id} was trained on candles up to {policy.model.trained_to:%Y-%m-%d %H:%M} and is known "
-        f"only from {policy.known_from:%Y-%m-%d %H:%M}; the span starts at {request.first:%Y-%m-%d %H:%M}"
-    )
-    if not request.in_sample:
-        raise UsageError(f"{problem}. Start later, or pass --in-sample to see a result that proves nothing")
-    return problem
+POLICY, RANDOM = "drl", "random"
+NAMES = {
+    BASELINE: "trend × volatility target",
+    "vol_target": "volatility target",
+    "buy_and_hold": "buy and hold",
+    "rebalanced_hold": "rebalanced hold",
+    "cash": "cash",
+}
+BENCHMARK = NAMES["buy_and_hold"]
 
 
 def run_backtest(database: Database, settings: Settings, request: Request) -> BacktestResult:
+    """Runs what is asked for; the same request gives the same result. UsageError for a strategy nobody registered."""
+    strategies = (*STRATEGIES, RANDOM)
+    if request.strategy not in ("", *strategies):
+        raise UsageError(f"no strategy {request.strategy!r}; there are {', '.join(strategies)}")
     lab = Laboratory(database, settings, request)
-    own = lab.run("policy" if lab.policy else "baseline (no model)", lab.policy.act if lab.policy else None)
-    curves = [own.curve, lab.buy_and_hold(), lab.cash()]
-    if lab.policy:
-        curves.insert(1, lab.run("trend × volatility target", None).curve)
+    own = _own(lab)
+    others = [] if request.strategy else [_run(lab, name).curve for name in STRATEGIES if name != POLICY]
+    shifts, refused = _shifts(lab, own)
+    regimes = [market.states[1].regime if market.states else "" for _, market in lab.moments]
     return BacktestResult(
-        curves=curves,
+        curves=[own.curve, *others],
         symbols=[i.symbol for i in lab.instruments],
         closes=np.vstack([np.full(len(lab.instruments), np.nan), lab.grid.close]),
         decision_times=own.decision_times,
@@ -178,86 +63,263 @@ def run_backtest(database: Database, settings: Settings, request: Request) -> Ba
         fills=own.fills,
         provenance="simulated" if any(i.provenance == "simulated" for i in lab.instruments) else "real",
         in_sample=lab.in_sample,
-        terms=_terms(lab),
+        terms=_terms(lab, own),
+        closing=own.closing,
+        regimes=regimes if own.decisions else (),
+        emergency_stops=own.emergency_stops,
+        shifts=shifts,
+        steering=lab.policy.model.metrics.get("steering") if lab.policy else None,
+        promotion=(lab.policy.id, lab.policy.residual_scale, lab.policy.verdict)
+        if lab.policy and lab.policy.verdict
+        else None,
+        shifts_refused=refused,
+        contributions=contributions(own, [i.symbol for i in lab.instruments]),
     )
 
 
-def _terms(lab: Laboratory) -> dict[str, str]:
-    request, execution = lab.request, lab.settings.execution
-    wallet = request.wallet
-    return {
+def _own(lab: Laboratory) -> BookPath:
+    """What the request asks for; the wallet's policy, or the baseline where there is no model, unless a rule."""
+    if lab.request.strategy not in ("", POLICY, RANDOM):
+        return _run(lab, lab.request.strategy)
+    return lab.trade("policy", lab.policy.act) if lab.policy else lab.trade("baseline (no model)", None)
+
+
+def _run(lab: Laboratory, strategy: str) -> BookPath:
+    """A strategy by itself: without limits where it looks at the market only, else through the decision path."""
+    name = NAMES.get(strategy, strategy)
+    if strategy in MARKET_ONLY:
+        return lab.rule(strategy, name)
+    return lab.trade(name, lab.policy.act if lab.policy else None, only=strategy)
+
+
+def _shifts(lab: Laboratory, own: BookPath) -> tuple[Shifts | None, str]:
+    """Of the policy's weights: (None, why) where they cannot be shifted."""
+    if not own.decisions or not lab.request.shifts:
+        return None, ""
+    times = lab.occasions.times
+    if refused := too_short(times, lab.step_s):
+        return None, refused
+    drawn = draw_shifts(len(times), lab.step_s, lab.request.shifts, lab.request.seed)
+    return run_shifts(lab.weight_paths(), own.allowed, times, lab.costs, drawn)[0], ""
+
+
+def contributions(own: BookPath, symbols: list[str]) -> dict[str, float]:
+    """Each instrument's profit in quote, net of costs, the closing included; they sum to the change of equity."""
+    found = attribute([*own.fills, *own.closing], marks={})
+    return {symbols[part.instrument]: float(part.profit) for part in found}
+
+
+# ── the terms, in words ──────────────────────────────────────────────────────────────────────────────────────
+def _terms(lab: Laboratory, own: BookPath) -> dict[str, str]:
+    request, wallet = lab.request, lab.request.wallet
+    terms = {
         "span": f"{request.first:%Y-%m-%d %H:%M} to {request.last:%Y-%m-%d %H:%M} UTC",
         "capital": f"{request.capital:,.2f} {wallet['quote']}",
         "portfolio": f"{', '.join(wallet['symbols'])} on {wallet['venue']}",
-        "costs": f"fee {float(wallet['taker_fee_bps']):g} + slippage {float(wallet['slippage_bps']):g} bps a side",
-        "fills": f"open of the first {lab.grid.base_s} s candle {execution.delay_s} s or more after the decision",
-        "limits": request.limits,
-        "config": f"recorded, track {wallet['track']}",
-        "models": f"policy {lab.policy.id} on encoder {lab.policy.encoder_id}" if lab.policy else "none: the baseline",
+        "costs": _costs(lab),
+        "fills": f"open of the first {lab.grid.base_s} s candle {lab.delay_s} s or more after the decision"
+        + ("" if request.delay_s is None else f" (given; the wallet's is {lab.settings.execution.delay_s} s)"),
+        "limits": _limits(lab, own),
+        "config": _config(lab),
+        "models": f"policy {lab.policy.id} on encoder {lab.policy.encoder_id}" if lab.policy else "none",
+        "end": _end(own, str(wallet["quote"])),
     }
+    if lab.policy and lab.policy.residual_scale == 0.0:
+        terms["promotion"] = "baseline wins: the residual counts zero, the baseline trades"
+    if request.stop or request.target:
+        levels = [
+            f"{what} at {share:.3g}" for what, share in (("stop", request.stop), ("target", request.target)) if share
+        ]
+        terms["brackets"] = f"{' and '.join(levels)} of the price at entry; an experiment, not placed by the trader"
+    return terms
 
 
+def _costs(lab: Laboratory) -> str:
+    """Fee and half spread a side, and the impact; what the wallet's own are where others were given."""
+    request, wallet, costs = lab.request, lab.request.wallet, lab.costs
+    said = f"fee {costs.fee_bps:g} + half spread {costs.slippage_bps:g} bps a side, impact {costs.impact:g}"
+    asked = (request.fee_bps, request.slippage_bps, request.impact)
+    if all(value is None for value in asked):
+        return said
+    own = (float(wallet[name]) for name in ("taker_fee_bps", "slippage_bps", "impact"))
+    return f"{said} (given; the wallet's are " + ", ".join(f"{value:g}" for value in own) + ")"
+
+
+def _limits(lab: Laboratory, own: BookPath) -> str:
+    request = lab.request
+    if not own.decisions or request.limits == "off":
+        return "off"
+    after = "last" if request.rearm_days is None else f"re-arm after {request.rearm_days:g} days"
+    return f"{request.limits}; emergency stops: {own.emergency_stops} (they {after})"
+
+
+def _config(lab: Laboratory) -> str:
+    match lab.request.config:
+        case "static":
+            return "static: the operator's own steering"
+        case "rules":
+            return "rules: as recorded on track rules"
+    return f"recorded, track {lab.request.wallet['track']}"
+
+
+def _end(own: BookPath, quote: str) -> str:
+    if not own.closing:
+        return "nothing was open"
+    left, marked = float(own.curve.equity[-1]), own.curve.last_marked
+    return (
+        f"{len(own.closing)} open positions sold and charged: {left:,.2f} {quote} of {marked:,.2f} at the last prices"
+    )
+
+
+# ── the job ──────────────────────────────────────────────────────────────────────────────────────────────────
 @job("backtest")
-def run_once(clock: Clock, database: Database, settings: Settings, request: Request, path: Path) -> Outcome:
-    """Runs, prints the table, writes the report to ``path`` and the row to backtests."""
+def run_once(clock: Clock, database: Database, settings: Settings, request: Request, path: Path | None) -> Outcome:
+    """Runs, prints the table, writes the row to backtests and the report to ``path``, None for no report.
+
+    ``final_equity`` of the outcome is at the last prices, as the paper wallet shows it; ``closed_equity`` is what is
+    left once everything is sold and charged, which is what the figures count."""
+    from policy.report import terminal_table, write_report
+
     result = run_backtest(database, settings, request)
-    summaries = {c.name: asdict(summarise(c.times, c.equity, c.traded, c.fees, c.trades)) for c in result.curves}
-    write_report(result, path)
     row = {
         "span_from": request.first,
         "span_to": request.last,
         "parameters": Json(result.terms | {"wallet": request.wallet["name"]}),
         "in_sample": bool(result.in_sample),
-        "metrics": Json(summaries),
+        "metrics": Json(_summaries(result)),
         "recorded_at": clock.now(),
     }
     inserted = database.fetch_one(load_queries("policy")["insert_backtest"], row)
     print(terminal_table(result))
-    print(f"report: {path}")
-    final = float(result.curves[0].equity[-1])
+    if path is not None:
+        write_report(result, path)
+        print(f"report: {path}")
+    own = result.curves[0]
     return Outcome(
-        "done", {"backtest_id": inserted["id"] if inserted else None, "final_equity": final, "report": str(path)}
+        "done",
+        {
+            "backtest_id": inserted["id"] if inserted else None,
+            "final_equity": own.last_marked,
+            "closed_equity": float(own.equity[-1]),
+            "emergency_stops": result.emergency_stops,
+            "report": str(path) if path else None,
+        },
     )
 
 
+def _summaries(result: BacktestResult) -> dict[str, Any]:
+    held = next((daily_returns(c.times, c.equity) for c in result.curves if c.name == BENCHMARK), None)
+
+    def one(curve: Curve) -> dict[str, Any]:
+        figures = summarise(
+            curve.times, curve.equity, curve.traded, curve.fees, curve.trades, slippage=curve.slippage,
+            benchmark=None if curve.name == BENCHMARK else held,
+        )  # fmt: skip
+        return asdict(figures)
+
+    found = {curve.name: one(curve) for curve in result.curves}
+    if result.shifts:
+        shifted = result.shifts
+        found["random"] = {
+            "shifts": len(shifted.returns),
+            "percentile": shifted.percentile,
+            "median_return": float(np.median(shifted.returns)),
+        }
+    return found
+
+
 def find_wallet(database: Database, now: datetime, name: str | None) -> Mapping[str, Any]:
-    wallets = database.fetch(load_queries("policy")["wallets"], {"now": now})
+    """The wallet of that name, or the only one, with what a Request needs of it; UsageError where it is not clear."""
+    queries = load_queries("policy")
+    wallets = database.fetch(queries["wallets"], {"now": now})
     chosen = [w for w in wallets if name in (None, w["name"])]
     if len(chosen) != 1:
         names = ", ".join(w["name"] for w in wallets) or "none: run `make demo` or `make wallet`"
         raise UsageError(f"which wallet? Pass --wallet; there are: {names}")
-    return chosen[0]
+    (wallet,) = chosen
+    impact = database.fetch_one(queries["wallet_impact"], {"wallet_id": wallet["id"]})
+    return {**wallet, **(impact or {})}
 
 
 def _command(context: Context) -> Outcome:
     arguments, settings, database = context.arguments, context.settings, context.database
-    queries, now = load_queries("policy"), context.clock.now()
-    wallet = find_wallet(database, now, arguments.wallet)
-    step_s = settings.universe.decision_timeframe_s
-    instruments = find_instruments(database, wallet["venue"], wallet["symbols"])
-    newest = database.fetch_one(
-        queries["newest_candle"], {"instrument_ids": [i.id for i in instruments], "timeframe_s": step_s, "now": now}
-    )
-    last: datetime | None = arguments.span_to or (newest["last"] if newest else None)
-    policy = load_policy(database, wallet["symbols"], step_s)
-    first: datetime | None = arguments.span_from or (policy.known_from if policy else None)
+    wallet = find_wallet(database, context.clock.now(), arguments.wallet)
+    first, last = _span(context, wallet)
+    row = database.fetch_one(load_queries("policy")["wallet_capital"], {"wallet_id": wallet["id"]})
+    capital = arguments.capital or (to_float(row["capital"]) if row else 0.0) or DEFAULT_CAPITAL
+    request = Request(
+        wallet, first, last, capital, arguments.limits, arguments.in_sample, arguments.config, arguments.strategy,
+        arguments.delay, arguments.fee, arguments.slippage, arguments.impact, arguments.stop, arguments.target,
+    )  # fmt: skip
+    name = f"backtest_{first:%Y%m%dT%H%M}_{last:%Y%m%dT%H%M}.html"
+    path = arguments.report or settings.home_path / "reports" / name
+    return run_once(context.clock, database, settings, request, None if arguments.no_report else path)
+
+
+def _span(context: Context, wallet: Mapping[str, Any]) -> tuple[datetime, datetime]:
+    """As given; else from when the model is known, for a rule from the first candle on, to the newest candle."""
+    arguments, database = context.arguments, context.database
+    step_s = context.settings.universe.decision_timeframe_s
+    ids = [i.id for i in find_instruments(database, wallet["venue"], wallet["symbols"])]
+    stored = {"instrument_ids": ids, "timeframe_s": step_s, "now": context.clock.now()}
+    first, last = arguments.span_from, arguments.span_to
+    if last is None:
+        last = _only(database, "newest_candle", stored, "last")
+    if first is None:
+        policy = None if arguments.strategy in MARKET_ONLY else load_policy(database, step_s)
+        first = policy.known_from if policy else _only(database, "oldest_candle", stored, "first")
     if first is None or last is None or not first < last:
         raise UsageError(f"no span to test: from {first} to {last}; pass --from and --to")
-    row = database.fetch_one(queries["wallet_capital"], {"wallet_id": wallet["id"]})
-    capital = arguments.capital or (to_float(row["capital"]) if row else 0.0) or DEFAULT_CAPITAL
-    request = Request(wallet, first, last, capital, arguments.limits, arguments.in_sample)
-    path = arguments.report or settings.home_path / "reports" / f"backtest_{first:%Y%m%dT%H%M}_{last:%Y%m%dT%H%M}.html"
-    return run_once(context.clock, database, settings, request, path)
+    return first, last
 
 
-def main(argv: list[str] | None = None) -> int:
+def _only(database: Database, query: str, params: Mapping[str, Any], column: str) -> datetime | None:
+    row = database.fetch_one(load_queries("policy")[query], params)
+    return row[column] if row else None
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value < 1.0:
+        raise ValueError
+    return value
+
+
+def _cost(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 500.0:
+        raise ValueError
+    return value
+
+
+def _parser() -> ArgumentParser:
     parser = job_parser("Run the trader's own functions over a past span.", span=True)
     parser.add_argument("--wallet", help="whose portfolio, track and costs (default: the only one)")
     parser.add_argument("--capital", type=float, help="starting cash (default: what was paid into the wallet)")
-    parser.add_argument("--limits", choices=("operator", "off"), default="operator")
+    parser.add_argument("--strategy", default="", help="run one alone: " + ", ".join((*STRATEGIES, RANDOM)))
+    parser.add_argument(
+        "--limits", choices=("operator", "off"), default="operator", help="of the policy; rules have none"
+    )
+    parser.add_argument(
+        "--config",
+        choices=("recorded", "rules", "static"),
+        default="recorded",
+        help="the steering: of the wallet's track, of track rules, or the operator's own",
+    )
+    parser.add_argument("--delay", type=int, help="seconds from the decision to the earliest fill")
+    parser.add_argument("--fee", type=_cost, help="bps a side (default: the wallet's, as for the next two)")
+    parser.add_argument("--slippage", type=_cost, help="half the spread, bps")
+    parser.add_argument("--impact", type=float, help="of the square-root law, about 1")
+    parser.add_argument("--stop", type=_share, default=0.0, help="experiment: leave so far below the entry, as 0.05")
+    parser.add_argument("--target", type=_share, default=0.0, help="experiment: leave so far above the entry")
     parser.add_argument("--in-sample", action="store_true", help="allow, and mark, a span the models were trained on")
     parser.add_argument("--report", type=Path, help="where to write the HTML")
-    return run_job_command("policy", parser, _command, argv)
+    parser.add_argument("--no-report", action="store_true", help="the table only")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_job_command("policy", _parser(), _command, argv)
 
 
 if __name__ == "__main__":

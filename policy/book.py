@@ -49,6 +49,10 @@ class HistoryKeeper:
             self._day_start, self._day = self._last, day
         return History(self._day_start, self._peak)
 
+    def resume(self, equity: float) -> None:
+        """From here on the peak counts anew, as after an operator's resume."""
+        self._peak = equity
+
     def record(self, as_of: datetime, equity: float) -> None:
         self._peak = max(self._peak, equity)
         self._last = equity

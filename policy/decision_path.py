@@ -1,6 +1,7 @@
 """The one decision path: observe -> decide -> blend -> limit -> plan.
 
-Training, backtest, paper and live call these functions; only the clock and the venue differ.
+Backtest, paper and live call ``decide``; only the clock and the venue differ. Training runs the same scalar functions,
+compiled and batched (policy.trading_env), and is tested to decide the same.
 """
 
 from __future__ import annotations
@@ -11,19 +12,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.execution.plan import Plan, TradingRules, plan
-from policy.observation import View, observation_hash, observe
-from policy.risk import limit
-from policy.risk.context import Clamp, OperatorLimits, RiskContext
-from policy.strategies import BASELINE, STRATEGIES, blend, trend_vol_target
+from policy import decision_kernel
+from policy.decision_kernel import MARKET_SIZE, OBSERVATION_SIZE, Bools
+from policy.execution.plan import Plan, Sizing, TradingRules, in_words
+from policy.observation import CONFIG_LOW, CONFIG_SPAN, View, observation_hash
+from policy.risk import limit_and_explain
+from policy.risk.context import Clamp, Notes, OperatorLimits, RiskContext
+from policy.strategies import BASELINE, blend, contributions_of, opinions_of
+from policy.strategies.residual import Residual
 from shared.rows import FloatArray
 
-Act = Callable[[NDArray[np.float32]], FloatArray]  # observation [D] -> action [N] in [-1, 1]
+ObserveBook = Callable[..., None]  # decision_kernel.observe_book, plain or compiled
+Act = Callable[[NDArray[np.float32]], Residual]  # observation [N, OBSERVATION_SIZE] -> what it adds to the baseline
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One decision for N instruments, with all that explains it."""
+    """One decision for N instruments, with all that explains it. ``baseline`` [N]: what trend × volatility target
+    wants; ``residual``: what the model said, None when it was not asked; ``contributions``: each strategy's part [N]
+    of ``wanted``."""
 
     wanted: FloatArray
     allowed: FloatArray
@@ -31,6 +38,9 @@ class Decision:
     plan: Plan
     source: str
     observation_hash: str | None
+    baseline: FloatArray
+    residual: Residual | None
+    contributions: dict[str, FloatArray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,38 +49,87 @@ class Circumstances:
 
     operator: OperatorLimits
     rules: TradingRules
-    in_flight: NDArray[np.bool_]  # [N]: an order whose end is not known yet
-    tradable: NDArray[np.bool_]  # [N]: has a candle that closed at this moment
+    in_flight: Bools  # [N]: an order whose end is not known yet
     wallet_paused: bool
-    doubts: str
+    doubts: tuple[str, ...]  # [N]: what forbids entries, empty where nothing does
 
 
-def decide(view: View, act: Act | None, circumstances: Circumstances) -> Decision:
-    """Observes, asks every strategy, blends, limits, plans. Without a model or a complete view the baseline
-    speaks alone, and ``circumstances.doubts`` decides whether it may open positions."""
-    observation = observe(view, trend_vol_target.wanted_weights(view)) if view.complete else None
-    action = act(observation) if act is not None and observation is not None else None
-    opinions = {
-        name: weights for name, strategy in STRATEGIES.items() if (weights := strategy(view, action)) is not None
-    }
-    wanted = blend(opinions, view.config.strategy_weights)
-    context = RiskContext(
-        config=view.config,
-        operator=circumstances.operator,
-        book=view.book,
-        held_weights=view.book.weights(view.prices),
-        ood=view.ood,
-        wallet_paused=circumstances.wallet_paused,
-        doubts=circumstances.doubts,
-    )
-    allowed, clamps = limit(wanted, context)
+def observe(view: View, observe_book: ObserveBook = decision_kernel.observe_book) -> NDArray[np.float32]:
+    """The observation [N, OBSERVATION_SIZE]; rows of instruments of which something is missing are zeros."""
+    market, book = view.market, view.book
+    observation = np.zeros((len(market.prices), OBSERVATION_SIZE), np.float32)
+    assert market.block.shape[1] == MARKET_SIZE
+    observe_book(
+        market.block, market.trend, market.volatility, market.complete, book.weights(market.prices), book.drawdown,
+        book.day_return, view.cost, view.steering, CONFIG_LOW, CONFIG_SPAN, observation,
+    )  # fmt: skip
+    return observation
+
+
+def decide(
+    view: View, act: Act | None, circumstances: Circumstances, observe_book: ObserveBook = decision_kernel.observe_book
+) -> Decision:
+    """Observes, asks every strategy, blends, limits, plans. Without a model, or where an instrument's view is not
+    complete, the baseline speaks, and ``circumstances.doubts`` decides whether it may open positions.
+    ``observe_book``: where numba may be waited for, the compiled one, which writes the same bits."""
+    market, config = view.market, view.market.config
+    observation = observe(view, observe_book) if market.complete.any() else None
+    residual = act(observation) if act is not None and observation is not None else None
+    opinions = opinions_of(view, residual, config.strategy_weights)
+    contributions = contributions_of(opinions, config.strategy_weights)
+    wanted = blend(contributions)
+    context = risk_context(view, circumstances)
+    allowed, clamps = limit_and_explain(wanted, context, Notes(circumstances.wallet_paused, circumstances.doubts))
     return Decision(
         wanted=wanted,
         allowed=allowed,
         clamps=clamps,
-        plan=plan(
-            allowed, view.book, view.prices, circumstances.rules, circumstances.in_flight, circumstances.tradable
-        ),
-        source="policy" if action is not None else BASELINE,
+        plan=plan(allowed, view, circumstances),
+        source="policy" if residual is not None else BASELINE,
         observation_hash=observation_hash(observation) if observation is not None else None,
+        baseline=opinions[BASELINE],
+        residual=residual,
+        contributions=contributions,
     )
+
+
+def risk_context(view: View, circumstances: Circumstances) -> RiskContext:
+    """The stricter of what the steering and the operator allow, and the state of the book."""
+    steering, operator = view.steering, circumstances.operator
+    return RiskContext(
+        max_position=min(steering.max_position, operator.max_position),
+        max_exposure=min(steering.max_exposure, operator.max_exposure),
+        daily_loss_limit=min(steering.daily_loss_limit, operator.daily_loss_limit),
+        max_drawdown=min(steering.max_drawdown, operator.max_drawdown),
+        max_step=operator.max_step,
+        day_return=view.book.day_return,
+        drawdown=view.book.drawdown,
+        paused=circumstances.wallet_paused or view.market.config.pause,
+        held_weights=view.book.weights(view.market.prices),
+        ood=view.market.ood,
+        doubtful=np.array([bool(doubt) for doubt in circumstances.doubts], dtype=np.bool_),
+    )
+
+
+def plan(allowed: FloatArray, view: View, circumstances: Circumstances) -> Plan:
+    """The orders that bring the book to ``allowed`` [N], each with its reason."""
+    market, book, rules, n = view.market, view.book, circumstances.rules, len(allowed)
+    weights, quantity, codes = book.weights(market.prices), np.zeros(n), np.zeros(n, dtype=np.int64)
+    decision_kernel.plan_orders(
+        allowed, weights, book.held, book.equity, market.prices, market.volatility, rules.lot, rules.min_notional,
+        rules.max_order_notional, circumstances.in_flight, market.tradable, view.steering, quantity, codes,
+    )  # fmt: skip
+    reasons = []
+    for k in range(n):
+        full = decision_kernel.full_weight(float(market.volatility[k]), n, view.steering)
+        sizing = Sizing(
+            allowed=float(allowed[k]),
+            weight=float(weights[k]),
+            quantity=float(quantity[k]),
+            price=float(market.prices[k]),
+            lot=float(rules.lot[k]),
+            min_notional=float(rules.min_notional[k]),
+            band=view.steering.band * min(full, view.steering.max_position),
+        )
+        reasons.append(in_words(int(codes[k]), sizing))
+    return Plan(quantity, reasons)

@@ -1,47 +1,30 @@
-"""What the decision path reads, loaded for a span at once; one moment's View is the same either way."""
+"""What the decision path reads, loaded for a span at once; one moment's Market is the same either way."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.observation import HORIZONS_S, Book, View
+from policy.decision_kernel import MARKET_SIZE
+from policy.observation import EMBEDDING_SIZE, HORIZONS_S, Market, market_block
 from policy.risk.context import OperatorLimits
-from policy.signals import SIGNAL_WINDOW, Signal, compute_signal
+from policy.signals import ClosesOnGrid, Signal, signal_window
 from shared.clock import from_unix, to_unix
 from shared.db import Database, load_queries
 from shared.embeddings import read_embeddings
 from shared.market_data import read_candles
-from shared.rows import Candles, FloatArray, Instrument, MarketState, PolicyConfig
+from shared.rows import FloatArray, Instrument, MarketState, PolicyConfig
 
 Known = TypeVar("Known", MarketState, PolicyConfig)
 CONFIG_LOOKBACK = timedelta(days=7)
-
-
-@dataclass(frozen=True, slots=True)
-class Market:
-    """The market's side of a View at one moment: everything but the book."""
-
-    signals: tuple[Signal, ...]
-    tradable: NDArray[np.bool_]  # [N]: has a candle that closed at this moment
-    embeddings: NDArray[np.float32] | None
-    ood: FloatArray | None
-    states: tuple[MarketState, MarketState] | None
-    config: PolicyConfig
-    doubts: str
-
-    @property
-    def prices(self) -> FloatArray:
-        return np.array([signal.price for signal in self.signals])
-
-    def view(self, book: Book) -> View:
-        return View(self.signals, self.embeddings, self.ood, self.states, self.config, book)
+STATIC_TARGET_VOLATILITY = 0.4
+NO_CANDLES, NO_EMBEDDING, NO_STATE = "no usable candles", "no embedding", "no fresh market state"
 
 
 class Inputs:
@@ -66,8 +49,11 @@ class Inputs:
         self._stale_after = timedelta(seconds=stale_after_s)
         self._ignore_known_from = ignore_known_from
         start, end = to_unix(first), to_unix(last)
-        self._candles = [
-            read_candles(database, i.id, timeframe_s, start - SIGNAL_WINDOW * timeframe_s, end) for i in instruments
+        since = start - signal_window(timeframe_s) * timeframe_s
+        first_close, last_close = -(-start // timeframe_s) * timeframe_s, end // timeframe_s * timeframe_s
+        self._closes = [
+            ClosesOnGrid(read_candles(database, i.id, timeframe_s, since, end), timeframe_s, first_close, last_close)
+            for i in instruments
         ]
         ids = [i.id for i in instruments]
         self._embeddings = (
@@ -89,38 +75,45 @@ class Inputs:
         )
 
     def at(self, as_of: datetime) -> Market:
-        """The market at ``as_of``; what is missing or stale is named in ``doubts``."""
+        """The market at ``as_of``, a close of the decision clock; what is missing of an instrument is in its doubts."""
         t = to_unix(as_of)
-        found = [compute_signal(self._window(c, t), t, self._timeframe_s) for c in self._candles]
+        found = [closes.signal(t) for closes in self._closes]
+        signals = [
+            signal or Signal(closes.last_close(t), 0.0, 0.0) for signal, closes in zip(found, self._closes, strict=True)
+        ]
+        trend, volatility = np.array([s.trend for s in signals]), np.array([s.volatility for s in signals])
         tradable = np.array([signal is not None for signal in found])
-        signals = tuple(
-            signal or self._last_price(candles, t) for signal, candles in zip(found, self._candles, strict=True)
-        )
         embeddings, ood = self._embeddings_at(t)
         states = self._states_at(as_of)
-        config = self._config_at(as_of)
-        missing = [
-            f"no usable candles of {i.symbol}" for i, ok in zip(self._instruments, tradable, strict=True) if not ok
-        ]
-        missing += ["no embeddings"] if embeddings is None else []
-        missing += ["no fresh market state"] if states is None else []
-        return Market(signals, tradable, embeddings, ood, states, config, "; ".join(missing))
+        embedded = np.isfinite(ood)
+        complete = tradable & embedded & (states is not None)
+        block = np.zeros((len(signals), MARKET_SIZE), np.float32)
+        if states is not None and complete.any():
+            block[complete] = market_block(
+                embeddings[complete], ood[complete], trend[complete], volatility[complete], states
+            )
+        return Market(
+            prices=np.array([s.price for s in signals]),
+            trend=trend,
+            volatility=volatility,
+            ood=ood,
+            block=block,
+            complete=complete,
+            tradable=tradable,
+            doubts=_doubts(tradable, embedded, states is not None),
+            states=states,
+            config=self._config_at(as_of),
+        )
 
-    def _window(self, candles: Candles, t: int) -> Candles:
-        first, last = np.searchsorted(candles.as_of, (t - SIGNAL_WINDOW * self._timeframe_s, t), side="right")
-        return candles[slice(first, last)]
-
-    @staticmethod
-    def _last_price(candles: Candles, t: int) -> Signal:
-        """Without a usable window: the last known close, no trend; NaN where none is known at all."""
-        n = int(np.searchsorted(candles.as_of, t, side="right"))
-        return Signal(price=float(candles.close[n - 1]) if n else float("nan"), trend=0.0, volatility=0.0)
-
-    def _embeddings_at(self, t: int) -> tuple[NDArray[np.float32] | None, FloatArray | None]:
-        found = [self._embeddings.get(i.id, {}).get(t) for i in self._instruments]
-        if any(entry is None for entry in found):
-            return None, None
-        return np.stack([e[0] for e in found if e]), np.array([e[1] for e in found if e])
+    def _embeddings_at(self, t: int) -> tuple[NDArray[np.float32], FloatArray]:
+        """[N, 64] and ood [N]; zeros and NaN where there is no embedding."""
+        n = len(self._instruments)
+        vectors, ood = np.zeros((n, EMBEDDING_SIZE), np.float32), np.full(n, np.nan)
+        for k, instrument in enumerate(self._instruments):
+            entry = self._embeddings.get(instrument.id, {}).get(t)
+            if entry is not None:
+                vectors[k], ood[k] = entry
+        return vectors, ood
 
     def _states_at(self, as_of: datetime) -> tuple[MarketState, MarketState] | None:
         newest = [_newest(self._states[h], as_of, self._ignore_known_from) for h in HORIZONS_S]
@@ -134,34 +127,51 @@ class Inputs:
         return newest if newest and newest.valid_until > as_of else static_default(as_of, self._operator)
 
 
+def _doubts(tradable: NDArray[np.bool_], embedded: NDArray[np.bool_], known_state: bool) -> tuple[str, ...]:
+    return tuple(
+        "; ".join(
+            what
+            for what, missing in ((NO_CANDLES, not t), (NO_EMBEDDING, not e), (NO_STATE, not known_state))
+            if missing
+        )
+        for t, e in zip(tradable.tolist(), embedded.tolist(), strict=True)
+    )
+
+
 def _newest(rows: Sequence[Known], as_of: datetime, ignore_known_from: bool) -> Known | None:
     """The newest of ``rows`` (sorted by as_of) that speaks about ``as_of`` or before and was known by then."""
-    for row in reversed(rows[: bisect_right(rows, as_of, key=lambda r: r.as_of)]):
-        if ignore_known_from or row.known_from <= as_of:
-            return row
+    for k in range(bisect_right(rows, as_of, key=lambda row: row.as_of) - 1, -1, -1):
+        if ignore_known_from or rows[k].known_from <= as_of:
+            return rows[k]
     return None
 
 
-def static_default(as_of: datetime, operator: OperatorLimits) -> PolicyConfig:
-    """The operator's own default at half exposure: what steers when the meta-controller has said nothing valid."""
+def static_config(as_of: datetime, operator: OperatorLimits, share: float = 1.0) -> PolicyConfig:
+    """The operator's own steering, at ``share`` of the exposure that the operator allows."""
     return PolicyConfig(
         track="static",
         as_of=as_of,
-        source="operator-default",
+        source="operator",
         risk_aversion=1.0,
         turnover_penalty=1.0,
         drawdown_penalty=1.0,
-        target_volatility=0.25,
-        max_exposure=operator.max_exposure / 2,
+        target_volatility=STATIC_TARGET_VOLATILITY * share,
+        max_exposure=operator.max_exposure * share,
         max_position=min(operator.max_position, 0.5),
         daily_loss_limit=operator.daily_loss_limit,
         max_drawdown=operator.max_drawdown,
         pause=False,
         strategy_weights={"drl": 1.0},
-        reasons="no valid policy_config: the operator's default at half exposure",
+        reasons="the operator's static steering",
         valid_until=as_of + timedelta(hours=1),
         known_from=as_of,
     )
+
+
+def static_default(as_of: datetime, operator: OperatorLimits) -> PolicyConfig:
+    """What steers when the meta-controller has said nothing valid: the static steering at half exposure."""
+    reasons = "no valid policy_config: the operator's static steering at half exposure"
+    return replace(static_config(as_of, operator, share=0.5), source="operator-default", reasons=reasons)
 
 
 def timestamps(first: datetime, last: datetime, step_s: int) -> list[datetime]:

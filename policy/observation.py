@@ -1,28 +1,35 @@
-"""What the policy sees, built by one function for training, backtest and live; its schema is hashed.
+"""What the policy sees, built by the same functions for training, backtest and live; its schema is hashed.
 
-Blocks, in order: embedding and ood of each instrument ⊕ its trend, volatility and baseline weight ⊕ market
-state of both horizons ⊕ policy config ⊕ the book.
+One row an instrument, the same for every symbol, so that one model serves any portfolio. Blocks, in order:
+embedding ⊕ ood ⊕ trend and volatility forecast ⊕ market state (the market's side, known before the book is) ⊕ policy
+config ⊕ the book and what trading costs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.signals import Signal
+from policy.decision_kernel import MARKET_SIZE, OBSERVATION_LIMIT, OBSERVATION_SIZE, Bools, Steering
 from shared.rows import POLICY_CONFIG_BOUNDS, FloatArray, MarketState, PolicyConfig
 
 EMBEDDING_SIZE = 64
 HORIZONS_S = (14_400, 86_400)
-STATE_FIELDS = ("p_down", "p_flat", "p_up", "p_vol_low", "p_vol_mid", "p_vol_high", "conviction")
-SIGNAL_FIELDS = ("trend", "log_volatility", "baseline_weight")
-BOOK_FIELDS = ("cash_share", "drawdown", "day_return")
+STATE_FIELDS = ("p_up_less_p_down", "p_vol_low", "p_vol_high")
+SIGNAL_FIELDS = ("trend", "log_volatility")
+CONFIG_FIELDS = (
+    "risk_aversion", "turnover_penalty", "drawdown_penalty", "target_volatility", "max_exposure", "max_position",
+)  # fmt: skip
+BOOK_FIELDS = ("own_share", "exposure_share", "drawdown", "day_return", "cost")
+CONFIG_LOW = np.array([POLICY_CONFIG_BOUNDS[field][0] for field in CONFIG_FIELDS])
+CONFIG_SPAN = np.array([POLICY_CONFIG_BOUNDS[field][1] for field in CONFIG_FIELDS]) - CONFIG_LOW
+# What the policy is not shown of it: its weights are scaled by these afterwards (policy.decision_kernel).
+STRUCTURAL = ("config.risk_aversion", "config.target_volatility")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,77 +60,96 @@ class Book:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """All that is known at one decision, for N instruments. None: that input was not there."""
+class Market:
+    """All that is known at one moment about N instruments: everything but the book.
 
-    signals: tuple[Signal, ...]
-    embeddings: NDArray[np.float32] | None  # [N, 64], unit length
-    ood: FloatArray | None  # [N], percentiles
-    states: tuple[MarketState, MarketState] | None  # of HORIZONS_S
+    ``prices`` are NaN where there never was one, ``ood`` where there is no embedding; ``trend`` and ``volatility`` are
+    0 where too little is known. ``block`` [N, MARKET_SIZE] float32 is the market's side of the observation, of use
+    where ``complete``. ``doubts`` [N] name what is missing or stale, empty when nothing is."""
+
+    prices: FloatArray
+    trend: FloatArray
+    volatility: FloatArray
+    ood: FloatArray
+    block: NDArray[np.float32]
+    complete: Bools
+    tradable: Bools
+    doubts: tuple[str, ...]
+    states: tuple[MarketState, MarketState] | None
     config: PolicyConfig
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one decision is made from: the market, the book, what trading costs a side (as a fraction), and the
+    steering as numbers."""
+
+    market: Market
     book: Book
-
-    @property
-    def prices(self) -> FloatArray:
-        return np.array([signal.price for signal in self.signals])
-
-    @property
-    def complete(self) -> bool:
-        return self.embeddings is not None and self.ood is not None and self.states is not None
+    cost: float
+    steering: Steering
 
 
-def policy_schema(symbols: Sequence[str], timeframe_s: int, encoder_schema_hash: str) -> dict[str, Any]:
+def steering_of(config: PolicyConfig, no_trade_band: float) -> Steering:
+    return Steering(
+        risk_aversion=config.risk_aversion,
+        turnover_penalty=config.turnover_penalty,
+        drawdown_penalty=config.drawdown_penalty,
+        target_volatility=config.target_volatility,
+        max_exposure=config.max_exposure,
+        max_position=config.max_position,
+        daily_loss_limit=config.daily_loss_limit,
+        max_drawdown=config.max_drawdown,
+        band=band_of(config.turnover_penalty, no_trade_band),
+    )
+
+
+def band_of(turnover_penalty: float, no_trade_band: float) -> float:
+    """As a share of a full position; grows with the cube root of what turnover counts."""
+    return float(no_trade_band * turnover_penalty ** (1.0 / 3.0))
+
+
+def market_block(
+    embeddings: NDArray[np.float32],
+    ood: FloatArray,
+    trend: FloatArray,
+    volatility: FloatArray,
+    states: tuple[MarketState, MarketState],
+) -> NDArray[np.float32]:
+    """[N, MARKET_SIZE]: embeddings [N, 64] are unit vectors, scaled to entries of size 1; every entry within ±5."""
+    n = len(trend)
+    state = [v for s in states for v in (s.p_up - s.p_down, s.p_vol_low, s.p_vol_high)]
+    block = np.empty((n, MARKET_SIZE), np.float32)
+    block[:, :EMBEDDING_SIZE] = embeddings * np.float32(math.sqrt(EMBEDDING_SIZE))
+    block[:, EMBEDDING_SIZE] = ood
+    block[:, EMBEDDING_SIZE + 1] = trend
+    block[:, EMBEDDING_SIZE + 2] = np.log(np.maximum(volatility, 0.01) / 0.5)
+    block[:, EMBEDDING_SIZE + 3 :] = state
+    clipped: NDArray[np.float32] = np.clip(block, -OBSERVATION_LIMIT, OBSERVATION_LIMIT)
+    return clipped
+
+
+def policy_schema(timeframe_s: int, encoder_schema_hash: str, reach: float) -> dict[str, Any]:
     """Names of everything that goes in and comes out, in order; a model fits only its own schema."""
     return {
         "kind": "policy",
         "timeframe_s": timeframe_s,
         "encoder_schema_hash": encoder_schema_hash,
-        "observation": observation_names(symbols),
-        "config_seen_as_0_and_1": {field: list(bounds) for field, bounds in POLICY_CONFIG_BOUNDS.items()},
-        "action": [f"residual[{symbol}]" for symbol in symbols],
+        "observation": observation_names(),
+        "config_seen_as_0_and_1": {field: list(POLICY_CONFIG_BOUNDS[field]) for field in CONFIG_FIELDS},
+        "not_shown": list(STRUCTURAL),
+        "action": ["action", "agreement"],
+        "reach": reach,
     }
 
 
-def observation_names(symbols: Sequence[str]) -> list[str]:
-    names = [f"embedding[{symbol}][{i}]" for symbol in symbols for i in range(EMBEDDING_SIZE)]
-    names += [f"ood[{symbol}]" for symbol in symbols]
-    names += [f"{field}[{symbol}]" for symbol in symbols for field in SIGNAL_FIELDS]
+def observation_names() -> list[str]:
+    """Of one instrument's row."""
+    names = [f"embedding[{i}]" for i in range(EMBEDDING_SIZE)] + ["ood", *SIGNAL_FIELDS]
     names += [f"{field}[{horizon}]" for horizon in HORIZONS_S for field in STATE_FIELDS]
-    names += [f"config.{field}" for field in POLICY_CONFIG_BOUNDS]
-    names += [f"weight[{symbol}]" for symbol in symbols]
-    return names + [f"book.{field}" for field in BOOK_FIELDS]
-
-
-def observe(view: View, baseline: FloatArray) -> NDArray[np.float32]:
-    """The observation vector [D] of a complete view; every entry is roughly within ±3."""
-    if view.embeddings is None or view.ood is None or view.states is None:
-        raise ValueError("an incomplete view has no observation; ask view.complete first")
-    signals = [
-        (s.trend, math.log(max(s.volatility, 0.01) / 0.5), weight)
-        for s, weight in zip(view.signals, baseline, strict=True)
-    ]
-    states = [[getattr(state, field) for field in STATE_FIELDS] for state in view.states]
-    config = [
-        (getattr(view.config, field) - zero) / (one - zero) for field, (zero, one) in POLICY_CONFIG_BOUNDS.items()
-    ]
-    book = view.book
-    vector = np.concatenate(
-        [
-            view.embeddings.ravel() * math.sqrt(EMBEDDING_SIZE),  # unit vectors: entries of size 1
-            view.ood,
-            np.ravel(signals),
-            np.ravel(states),
-            config,
-            book.weights(view.prices),
-            [
-                book.cash / book.equity if book.equity > 0 else 0.0,
-                10 * (0.0 - book.drawdown),
-                10 * book.day_return,
-            ],
-        ]
-    )
-    clipped: NDArray[np.float32] = np.clip(vector, -5, 5).astype(np.float32)
-    return clipped
+    names += [f"config.{field}" for field in CONFIG_FIELDS] + [f"book.{field}" for field in BOOK_FIELDS]
+    assert len(names) == OBSERVATION_SIZE
+    return names
 
 
 def observation_hash(observation: NDArray[np.float32]) -> str:

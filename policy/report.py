@@ -1,4 +1,4 @@
-"""A backtest for eyes: a table in the terminal, one self-contained HTML page, and its fills and equity as CSV.
+"""A backtest or an evaluation for eyes: tables in the terminal, one self-contained HTML page, and its numbers as CSV.
 
 What draws and renders (matplotlib, jinja2, rich) is imported where it is used, so that importing this is quick.
 """
@@ -7,78 +7,79 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from io import StringIO
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policy.report_page import MINUS, contents, days_of, percent, ratio, signed, span_of, summary_of
+import numpy as np
+
+from policy.report_data import Report, report_of
 from shared.clock import from_unix
-from shared.metrics import Summary
+from shared.rows import IntArray
 
 if TYPE_CHECKING:
     from policy.result import BacktestResult, Curve
 
 TEMPLATE = "report.html.j2"
-FILL_COLUMNS = ("filled_at", "symbol", "side", "quantity", "price", "value", "fee")
+FILL_COLUMNS = ("filled_at", "symbol", "side", "quantity", "price", "value", "fee", "closing")
+MONTH_COLUMNS = ("month", "strategy", "return")
+REGRESSION = ("alpha", "alpha_standard_error", "beta", "beta_standard_error")
+TABLE_WIDTH = 88
+HOUR_S = 3_600
 
 
-def terminal_table(result: BacktestResult, width: int = 88) -> str:
-    """The strategies' figures as plain text of at most ``width`` columns (80 or more), without escape codes."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1), show_edge=False)
-    table.add_column("strategy", overflow="fold", vertical="bottom")
-    for heading in ("return", "Sharpe", "Sortino", "max\ndrawdown", "turnover\n/yr", "fees", "trades"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for curve in result.curves:
-        table.add_row(Text(curve.name), *_figures(summary_of(curve)))
-    out = StringIO()
-    console = Console(file=out, width=width, force_terminal=False, color_system=None, highlight=False)
-    label = "SIMULATED" if result.provenance == "simulated" else result.provenance
-    console.print(Text(f"Backtest, {label} prices, {span_of(result)}, {days_of(result)}"))
-    if result.in_sample:
-        console.print(Text(f"IN-SAMPLE, proves nothing: {result.in_sample}"))
-    console.print()
-    console.print(table)
-    console.print()
-    for name, value in result.terms.items():
-        console.print(Text(f"{name}: {value}"))
-    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+def terminal_table(result: BacktestResult, width: int = TABLE_WIDTH) -> str:
+    """The backtest as plain text of at most ``width`` columns (80 or more), without escape codes."""
+    return terminal_report(report_of(result), width)
 
 
-def _figures(summary: Summary) -> list[str]:
-    figures = [
-        signed(summary.total_return),
-        ratio(summary.sharpe),
-        ratio(summary.sortino),
-        percent(summary.max_drawdown),
-        ratio(summary.turnover_per_year),
-        f"{summary.fees:,.2f}",
-        f"{summary.trades:,}",
-    ]
-    return [figure.replace(MINUS, "-") for figure in figures]
+def terminal_report(report: Report, width: int = TABLE_WIDTH) -> str:
+    """As ``terminal_table``, of any report."""
+    from policy.report_terminal import as_text
+
+    return as_text(report, width)
 
 
 def write_report(result: BacktestResult, path: Path) -> Path:
-    """Writes ``path`` (HTML, no requests, no scripts), ``<stem>_fills.csv`` and ``<stem>_equity.csv`` beside it.
+    """The backtest as ``write_page`` writes it, with the band that luck alone would have made of its days."""
+    from policy.report_bands import luck_band_of
+
+    report, own = report_of(result), result.curves[0]
+    _require_drawable(report)
+    luck = luck_band_of(own.times, own.equity)
+    return write_page(replace(report, bands=[*([luck] if luck else []), *report.bands]), path)
+
+
+def write_page(report: Report, path: Path) -> Path:
+    """Writes ``path`` (HTML, no requests, no scripts) and beside it, as ``<stem>_….csv``, fills, hourly equity, months
+    and metrics. Returns ``path``.
 
     Raises ValueError for a result of fewer than two bars: there is nothing to draw.
     """
-    if len(result.curves[0].times) < 2:
-        raise ValueError("a report needs at least two bars; run the backtest over a longer span")
+    _require_drawable(report)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_page(result, path.stem), encoding="utf-8")
-    _write_csv(path.with_name(f"{path.stem}_fills.csv"), FILL_COLUMNS, _fill_rows(result))
-    names = [curve.name for curve in result.curves]
-    _write_csv(path.with_name(f"{path.stem}_equity.csv"), ["time", *names], _equity_rows(result.curves))
+    path.write_text(_page(report, path.stem), encoding="utf-8")
+    names = [curve.name for curve in report.curves]
+    tables: dict[str, tuple[Sequence[str], Iterable[Sequence[Any]]]] = {
+        "fills": (FILL_COLUMNS, _fill_rows(report)),
+        "equity": (("time", *names), _equity_rows(report.curves)),
+        "months": (MONTH_COLUMNS, _month_rows(report.curves)),
+        "metrics": (("figure", *names), _metric_rows(report)),
+    }
+    for name, (columns, rows) in tables.items():
+        _write_csv(path.with_name(f"{path.stem}_{name}.csv"), columns, rows)
     return path
 
 
-def _page(result: BacktestResult, stem: str) -> str:
+def _require_drawable(report: Report) -> None:
+    if len(report.curves[0].times) < 2:
+        raise ValueError("a report needs at least two bars; run the backtest over a longer span")
+
+
+def _page(report: Report, stem: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from policy.report_page import contents
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -87,22 +88,58 @@ def _page(result: BacktestResult, stem: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE).render(contents(result), stem=stem)
+    return environment.get_template(TEMPLATE).render(contents(report), stem=stem)
 
 
-def _fill_rows(result: BacktestResult) -> Iterator[list[Any]]:
-    """Time (ISO 8601, UTC), symbol, side, quantity in base, price, value and fee in quote; all digits."""
-    for fill in result.fills:
-        side = "buy" if fill.quantity > 0.0 else "sell"
-        at, symbol = from_unix(fill.filled_at).isoformat(), result.symbols[fill.instrument]
-        yield [at, symbol, side, abs(fill.quantity), fill.price, fill.cost, fill.fee]
+def _fill_rows(report: Report) -> Iterator[list[Any]]:
+    """Time (ISO 8601, UTC), symbol, side, quantity in base, price, value and fee in quote, all digits; closing: 1 for
+    what was sold only because the span ended."""
+    for closing, fills in ((0, report.fills), (1, report.closing)):
+        for fill in fills:
+            side = "buy" if fill.quantity > 0.0 else "sell"
+            at, symbol = from_unix(fill.filled_at).isoformat(), report.symbols[fill.instrument]
+            yield [at, symbol, side, abs(fill.quantity), fill.price, fill.cost, fill.fee, closing]
 
 
-def _equity_rows(curves: Sequence[Curve]) -> Iterator[list[Any]]:
-    """Time (ISO 8601, UTC) and each curve's equity in quote, empty where a curve has no point."""
-    by_time = [dict(zip(curve.times.tolist(), curve.equity.tolist(), strict=True)) for curve in curves]
-    for time in sorted(set().union(*by_time)):
-        yield [from_unix(time).isoformat(), *(equity.get(time, "") for equity in by_time)]
+def _equity_rows(curves: Sequence[Curve]) -> Iterator[Sequence[Any]]:
+    """Time (ISO 8601, UTC) and each curve's equity in quote, empty where a curve has no point: at whole hours, and
+    where a curve begins or ends. All bars of years of minutes would be a file that nobody can open."""
+    shown = [_hours(curve.times) for curve in curves]
+    times = np.unique(np.concatenate([curve.times[at] for curve, at in zip(curves, shown, strict=True)]))
+    columns = []
+    for curve, at in zip(curves, shown, strict=True):
+        column = np.full(len(times), None, dtype=object)
+        column[np.searchsorted(times, curve.times[at])] = curve.equity[at].tolist()
+        columns.append(column.tolist())
+    written = np.datetime_as_string(times.astype("datetime64[s]")).tolist()
+    return zip((f"{at}+00:00" for at in written), *columns, strict=True)
+
+
+def _hours(times: IntArray) -> IntArray:
+    """The indices of the first, the last and all that are whole hours."""
+    return np.unique(np.r_[0, np.flatnonzero(times % HOUR_S == 0), len(times) - 1])
+
+
+def _month_rows(curves: Sequence[Curve]) -> Iterator[list[Any]]:
+    """'2026-07', strategy, gain as a fraction."""
+    from policy.report_parts import months
+
+    for curve in curves:
+        for month in months(curve.times, curve.equity):
+            yield [f"{month.year}-{month.month:02}", curve.name, month.gained]
+
+
+def _metric_rows(report: Report) -> Iterator[list[Any]]:
+    """Each field of shared.performance.Summary, by its name there, and its value of each curve; empty: undefined."""
+    from policy.report_figures import summary_of
+    from policy.report_parts import held_weights
+
+    weights = held_weights(report) if report.symbols and report.closes.size else None
+    found = [asdict(summary_of(report, n, weights)) for n in range(len(report.curves))]
+    flat = [{**one, **(one["regression"] or dict.fromkeys(REGRESSION))} for one in found]
+    for name in flat[0]:
+        if name != "regression":
+            yield [name, *(one[name] for one in flat)]
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -8,35 +8,33 @@ from __future__ import annotations
 
 import logging
 import sys
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from psycopg.types.json import Json
 
 from policy.book import History, make_book, midnight
-from policy.decision_path import Circumstances, Decision, decide
+from policy.decision_path import Circumstances, decide
+from policy.decision_rows import Timing, write_decision
 from policy.execution.plan import TradingRules
-from policy.inputs import Inputs, Market
-from policy.observation import Book
+from policy.inputs import NO_CANDLES, Inputs
+from policy.observation import Market, View, steering_of
 from policy.policy_model import PolicyModel, usable_policy
 from policy.risk.context import OperatorLimits
+from policy.strategies import STRATEGIES
 from shared.alerts import raise_alert
 from shared.clock import Clock, floor_time
 from shared.db import Database, load_queries
 from shared.job import Outcome, job, job_parser, run_job_command
-from shared.market_data import UnknownInstrument, find_instruments
-from shared.money import to_float, to_money
+from shared.money import to_float
 from shared.rows import FloatArray, Instrument
 from shared.settings import Settings
 
 log = logging.getLogger("sextant.trader")
-SOURCE = "policy"
 VENUE_CHECK_HOLDS = timedelta(minutes=15)  # the feed looks at the venue at least once a base candle
 
 
@@ -49,7 +47,7 @@ def run_once(clock: Clock, database: Database, settings: Settings) -> Outcome:
         try:
             settled = _settle(database, wallet)
             decided = _decide(clock, database, settings, wallet)
-        except (UnknownInstrument, OverflowError) as error:
+        except OverflowError as error:
             failures[wallet["name"]] = str(error)
             raise_alert(database, clock.now(), "warning", f"wallet:{wallet['name']}", str(error))
             continue
@@ -67,7 +65,7 @@ def _settle(database: Database, wallet: Mapping[str, Any]) -> int:
 
 def operator_limits(settings: Settings) -> OperatorLimits:
     risk = settings.risk
-    return OperatorLimits(risk.max_position, risk.max_exposure, risk.daily_loss_limit, risk.max_drawdown)
+    return OperatorLimits(risk.max_position, risk.max_exposure, risk.daily_loss_limit, risk.max_drawdown, risk.max_step)
 
 
 def trading_rules(
@@ -82,62 +80,112 @@ def trading_rules(
     )
 
 
+def cost_of_a_side(wallet: Mapping[str, Any]) -> float:
+    """What trading costs a side by the wallet's terms, before impact, as a fraction."""
+    return (float(wallet["taker_fee_bps"]) + float(wallet["slippage_bps"])) * 1e-4
+
+
 def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mapping[str, Any]) -> tuple[int, int]:
     """Decides for the newest close of the decision clock, once, after its delay; (decisions, orders) written."""
-    step_s = settings.universe.decision_timeframe_s
+    step_s, now = settings.universe.decision_timeframe_s, clock.now()
     delay = timedelta(seconds=settings.execution.delay_s)
-    as_of = floor_time(clock.now() - delay, step_s)
+    as_of = floor_time(now - delay, step_s)
     if wallet["resumed_at"] is None or as_of < wallet["resumed_at"]:
         return 0, 0  # a wallet's first decision is about a candle that closed after an operator resumed it
     if wallet["last_decided"] is not None and as_of <= wallet["last_decided"]:
         return 0, 0
-    instruments = find_instruments(database, wallet["venue"], wallet["symbols"])
-    operator = operator_limits(settings)
-    policy, problem = usable_policy(database, wallet["symbols"], step_s, as_of)
+    instruments = _portfolio(database, wallet)
+    policy, problem = usable_policy(database, step_s, as_of)
     if problem:
-        raise_alert(database, clock.now(), "warning", "policy-model", problem)
-    encoder_id = policy.encoder_id if policy else None
+        raise_alert(database, now, "warning", "policy-model", problem)
+    operator, encoder_id = operator_limits(settings), policy.encoder_id if policy else None
+    stale_after_s = settings.execution.stale_after_s
     inputs = Inputs(
-        database,
-        instruments,
-        step_s,
-        wallet["track"],
-        encoder_id,
-        operator,
-        as_of,
-        as_of,
-        settings.execution.stale_after_s,
-    )
-    market = inputs.at(as_of)
+        database, instruments, step_s, wallet["track"], encoder_id, operator, as_of, as_of, stale_after_s
+    )  # fmt: skip
+    params = {"wallet_id": wallet["id"], "as_of": as_of, "midnight": midnight(as_of), "since": wallet["resumed_at"]}
+    held, last_prices = _positions(database, params, instruments)
+    market = _priced_as_held(inputs.at(as_of), held, last_prices)
+    doubts = _doubts(clock, database, settings, wallet, market, policy)
+    _raise_alerts(clock, database, wallet, market, doubts, f"{as_of:%Y-%m-%d %H:%M}")
     if not market.tradable.any():
-        raise_alert(database, clock.now(), "warning", f"no-candles:{wallet['name']}", f"at {as_of}: {market.doubts}")
         return 0, 0  # nothing to decide on; asked again at the next tick, should the candles be late
-    if np.isnan(market.prices).any():
-        raise UnknownInstrument(f"{wallet['name']}: no price of one of {', '.join(wallet['symbols'])} is known yet")
-    doubt = market.doubts if policy else doubts_without_policy(market)
-    doubt = "; ".join(filter(None, [doubt, _venue_doubt(clock, database, settings, wallet)]))
-    if doubt:
-        raise_alert(database, clock.now(), "warning", f"doubts:{wallet['name']}", f"no entries at {as_of}: {doubt}")
-    book = _read_book(database, wallet, instruments, as_of, market.prices)
-    decision = decide(
-        market.view(book),
-        policy.act if policy else None,
-        Circumstances(
-            operator=operator,
-            rules=trading_rules(instruments, settings, wallet["max_order_notional"]),
-            in_flight=_in_flight(database, wallet, instruments),
-            tradable=market.tradable,
-            wallet_paused=not wallet["trading"],
-            doubts=doubt,
-        ),
+    cash, history = _cash_and_history(database, params)
+    book = make_book(as_of, cash, held, market.prices, history)
+    steering = steering_of(market.config, settings.execution.no_trade_band)
+    view = View(market, book, cost_of_a_side(wallet), steering)
+    circumstances = Circumstances(
+        operator=operator,
+        rules=trading_rules(instruments, settings, wallet["max_order_notional"]),
+        in_flight=_in_flight(database, wallet, instruments),
+        wallet_paused=not wallet["trading"],
+        doubts=doubts,
     )
-    timing = (as_of, as_of + delay, as_of + delay + timedelta(seconds=step_s), clock.now())
-    return _write(database, wallet, instruments, market, book, decision, policy, timing)
+    decision = decide(view, policy.act if policy else None, circumstances)
+    timing = Timing(as_of, as_of + delay, as_of + delay + timedelta(seconds=step_s), now)
+    return write_decision(database, wallet, instruments, view, decision, policy, timing)
 
 
-def doubts_without_policy(market: Market) -> str:
+def _portfolio(database: Database, wallet: Mapping[str, Any]) -> list[Instrument]:
+    """The wallet's instruments in its order. One that no candle was ever stored for stands in without an id: it has
+    no price and is not traded, and the others are sized as if it were there."""
+    asked = {"venue": wallet["venue"], "symbols": wallet["symbols"]}
+    known = {i.symbol: i for i in database.fetch_rows(Instrument, load_queries("shared")["find_instruments"], asked)}
+    one = Decimal(1)
+    return [
+        known.get(symbol) or Instrument(0, wallet["venue"], symbol, 0, one, one, one, "unknown")
+        for symbol in wallet["symbols"]
+    ]
+
+
+def doubts_without_policy(market: Market) -> tuple[str, ...]:
     """The baseline needs no embeddings and no regime: only missing candles are a doubt to it."""
-    return "" if market.tradable.all() else market.doubts
+    return tuple("" if tradable else NO_CANDLES for tradable in market.tradable.tolist())
+
+
+def _doubts(
+    clock: Clock,
+    database: Database,
+    settings: Settings,
+    wallet: Mapping[str, Any],
+    market: Market,
+    policy: PolicyModel | None,
+) -> tuple[str, ...]:
+    """What forbids entries into each instrument: what is missing of itself, and what its venue is in doubt about."""
+    venue = _venue_doubt(clock, database, settings, wallet)
+    own = market.doubts if policy else doubts_without_policy(market)
+    return tuple("; ".join(filter(None, (doubt, venue))) for doubt in own)
+
+
+def _raise_alerts(
+    clock: Clock,
+    database: Database,
+    wallet: Mapping[str, Any],
+    market: Market,
+    doubts: Sequence[str],
+    as_of: str,
+) -> None:
+    """Says once a day what is in doubt, whose say is not heard, and what cannot be traded at all."""
+    name, now, symbols = wallet["name"], clock.now(), wallet["symbols"]
+    if any(doubts):
+        named = {doubt: [s for s, d in zip(symbols, doubts, strict=True) if d == doubt] for doubt in doubts if doubt}
+        told = "; ".join(f"{doubt} ({', '.join(of)})" for doubt, of in named.items())
+        key, what = ("doubts", "no entries") if market.tradable.any() else ("no-candles", "no decision")
+        raise_alert(database, now, "warning", f"{key}:{name}", f"{what} at {as_of}: {told}")
+    unknown = sorted(market.config.strategy_weights.keys() - STRATEGIES.keys())
+    if unknown:
+        told = f"policy_config gives weight to {', '.join(unknown)}, which is not registered: the others share its say"
+        raise_alert(database, now, "warning", f"unknown-strategy:{name}", told)
+    unpriced = [symbol for symbol, price in zip(symbols, market.prices.tolist(), strict=True) if np.isnan(price)]
+    if unpriced:
+        raise_alert(
+            database,
+            now,
+            "warning",
+            f"no-price:{name}",
+            f"no price of {', '.join(unpriced)} on {wallet['venue']} is known: not traded, the others are; run "
+            "`make backfill` or `make import-csv FILE=…`, or take it off the wallet's allow-list",
+        )
 
 
 def _venue_doubt(clock: Clock, database: Database, settings: Settings, wallet: Mapping[str, Any]) -> str:
@@ -160,101 +208,34 @@ def _venue_doubt(clock: Clock, database: Database, settings: Settings, wallet: M
     return ""
 
 
-def _read_book(
-    database: Database,
-    wallet: Mapping[str, Any],
-    instruments: Sequence[Instrument],
-    as_of: datetime,
-    prices: FloatArray,
-) -> Book:
-    queries = load_queries("policy")
-    params = {"wallet_id": wallet["id"], "as_of": as_of, "midnight": midnight(as_of), "since": wallet["resumed_at"]}
-    row = database.fetch_one(queries["wallet_book"], params)
+def _positions(
+    database: Database, params: Mapping[str, Any], instruments: Sequence[Instrument]
+) -> tuple[FloatArray, FloatArray]:
+    """What is held of each instrument [N], and the price it was last decided at; NaN where nothing ever was."""
+    rows = {row["instrument_id"]: row for row in database.fetch(load_queries("policy")["positions"], params)}
+    found = [rows.get(i.id) for i in instruments]
+    held = np.array([to_float(row["quantity"]) if row else 0.0 for row in found])
+    return held, np.array([row["last_price"] if row and row["last_price"] else np.nan for row in found])
+
+
+def _priced_as_held(market: Market, held: FloatArray, last_prices: FloatArray) -> Market:
+    """An instrument whose last candle is too long ago to be looked at is worth what it was when it was last decided
+    about: one position without a price would leave the whole wallet without an equity."""
+    forgotten = np.isnan(market.prices) & (held > 0.0)
+    return replace(market, prices=np.where(forgotten, last_prices, market.prices)) if forgotten.any() else market
+
+
+def _cash_and_history(database: Database, params: Mapping[str, Any]) -> tuple[float, History]:
+    row = database.fetch_one(load_queries("policy")["wallet_book"], params)
     assert row is not None
-    held = {p["instrument_id"]: to_float(p["quantity"]) for p in database.fetch(queries["positions"], params)}
-    capital = to_float(row["capital"])
-    history = History(
-        day_start_equity=capital if row["day_start_equity"] is None else row["day_start_equity"],
-        peak_equity=row["peak_equity"] or 0.0,
-    )
-    return make_book(
-        as_of, to_float(row["cash"]), np.array([held.get(i.id, 0.0) for i in instruments]), prices, history
-    )
+    start = to_float(row["capital"]) if row["day_start_equity"] is None else row["day_start_equity"]
+    return to_float(row["cash"]), History(day_start_equity=start, peak_equity=row["peak_equity"] or 0.0)
 
 
 def _in_flight(database: Database, wallet: Mapping[str, Any], instruments: Sequence[Instrument]) -> NDArray[np.bool_]:
     rows = database.fetch(load_queries("policy")["orders_in_flight"], {"wallet_id": wallet["id"]})
     busy = {row["instrument_id"] for row in rows}
     return np.array([i.id in busy for i in instruments])
-
-
-def _write(
-    database: Database,
-    wallet: Mapping[str, Any],
-    instruments: Sequence[Instrument],
-    market: Market,
-    book: Book,
-    decision: Decision,
-    policy: PolicyModel | None,
-    timing: tuple[datetime, datetime, datetime, datetime],
-) -> tuple[int, int]:
-    """Writes the decisions and the intents that follow from them, all or nothing."""
-    queries, orders = load_queries("policy"), 0
-    as_of, not_before, deadline, now = timing
-    states = market.states if decision.observation_hash else None  # the baseline reads no regime
-    common = {
-        "wallet_id": wallet["id"],
-        "as_of": as_of,
-        "source": SOURCE,
-        "cash": to_money(book.cash),
-        "equity": book.equity,
-        "model_id": policy.id if policy and decision.observation_hash else None,
-        "encoder_id": policy.encoder_id if policy and decision.observation_hash else None,
-        "market_state_short_id": states[0].id if states else None,
-        "market_state_id": states[1].id if states else None,
-        "policy_config_id": market.config.id or None,
-        "observation_hash": decision.observation_hash,
-        "recorded_at": now,
-    }
-    with database.transaction():
-        installation = database.fetch_one(queries["installation"])
-        assert installation is not None
-        for n, instrument in enumerate(instruments):
-            row = database.fetch_one(
-                queries["insert_decision"], common | _one_decision(n, instrument, market, book, decision)
-            )
-            assert row is not None
-            quantity = float(decision.plan.quantity[n])
-            if quantity == 0.0:
-                continue
-            key = f"{wallet['id']}:{instrument.id}:{as_of.isoformat()}:{SOURCE}"
-            order = {
-                "id": uuid.uuid5(installation["id"], key),
-                "decision_id": row["id"],
-                "wallet_id": wallet["id"],
-                "mode": wallet["mode"],
-                "instrument_id": instrument.id,
-                "side": "buy" if quantity > 0 else "sell",
-                "quantity": to_money(abs(quantity)),
-                "reference_price": float(market.prices[n]),
-                "not_before": not_before,
-                "deadline": deadline,
-                "recorded_at": now,
-            }
-            orders += database.execute(queries["insert_order"], order)
-    return len(instruments), orders
-
-
-def _one_decision(n: int, instrument: Instrument, market: Market, book: Book, decision: Decision) -> dict[str, Any]:
-    return {
-        "instrument_id": instrument.id,
-        "wanted_weight": float(decision.wanted[n]),
-        "allowed_weight": float(decision.allowed[n]),
-        "clamps": Json([asdict(clamp) for clamp in decision.clamps[n]]),
-        "reason": f"{decision.source}: {decision.plan.reasons[n]}",
-        "price": float(market.prices[n]),
-        "quantity_held": to_money(float(book.held[n])),
-    }
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,24 +1,31 @@
-"""Trend and volatility of one instrument, from exactly its last SIGNAL_WINDOW closes.
+"""Trend and volatility of one instrument, from exactly its last closes.
 
-The forecast is an equal mix of EWMA crossovers, each scaled by the volatility of price changes (Carver,
-Systematic Trading, 2015, ch. 7); the volatility is an EWMA of squared log returns (RiskMetrics, 1996).
+The trend is an equal mix of EWMA crossovers of daily closes, each scaled by the volatility of price changes
+(Carver, Systematic Trading, 2015, ch. 7). The volatility is an EWMA of squared log returns of bars (RiskMetrics, 1996)
+as slow as Carver's: what it says moves positions, and moving them costs; a policy that wants to know what the last
+hours were like reads it off the embedding.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
-from shared.rows import Candles, FloatArray
+from shared.rows import Candles, FloatArray, IntArray
 
-SIGNAL_WINDOW = 720  # bars of the decision timeframe: 30 days of hours
-MIN_HISTORY = 240  # bars; a younger series has no signal, a younger one than the window starts flat
-MIN_PRESENT = 0.9  # of the bars since the series' first
-CROSSOVERS = ((24, 96), (48, 192), (96, 384))  # fast and slow spans, in bars
-VOLATILITY_SPAN = 72
-FORECAST_CAP = 2.0
-SECONDS_A_YEAR = 365 * 86400
+DAY_S = 86_400
+DAYS_A_YEAR = 365
+SECONDS_A_YEAR = DAYS_A_YEAR * DAY_S
+TREND_DAYS = 360  # daily closes that a trend is read from
+CROSSOVERS = ((8, 32), (16, 64), (32, 128), (64, 256))  # fast and slow spans, in days
+FORECAST_CAP = 2.0  # of a crossover, in its standard deviations
+VOLATILITY_DAYS = 90
+VOLATILITY_SPAN = 32  # in days
+MIN_DAYS = 10  # a younger series has no signal; one younger than TREND_DAYS counts as flat before its first close
+MIN_PRESENT = 0.9  # of the bars of the last VOLATILITY_DAYS, or since the series' first
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,61 +37,98 @@ class Signal:
     volatility: float
 
 
-def _ewma_weights(span: int) -> FloatArray:
-    """Weights of an EWMA over the window, oldest first, summing to 1."""
-    weights = (1 - 2 / (span + 1)) ** np.arange(SIGNAL_WINDOW - 1, -1, -1)
+def signal_window(timeframe_s: int) -> int:
+    """The bars that a signal is a function of."""
+    return TREND_DAYS * (DAY_S // timeframe_s)
+
+
+def _ewma_weights(span: float, length: int) -> FloatArray:
+    """Weights of an EWMA over so many values, oldest first, summing to 1."""
+    weights = (1 - 2 / (span + 1)) ** np.arange(length - 1, -1, -1)
     normalised: FloatArray = weights / weights.sum()
     return normalised
 
 
-FAST = np.stack([_ewma_weights(fast) for fast, _ in CROSSOVERS])  # [3, window]
-SLOW = np.stack([_ewma_weights(slow) for _, slow in CROSSOVERS])
-RISK = _ewma_weights(VOLATILITY_SPAN)[1:]
+FAST_LESS_SLOW = np.stack(
+    [_ewma_weights(fast, TREND_DAYS) - _ewma_weights(slow, TREND_DAYS) for fast, slow in CROSSOVERS]
+)
 
 
 def _standard_deviations() -> FloatArray:
-    """Of each crossover, in bars' volatilities, on a random walk: the crossover is a weighted sum of returns."""
-    response = np.cumsum((FAST - SLOW)[:, ::-1], axis=1)[:, :-1]  # weight of each return, newest first
+    """Of each crossover, in daily volatilities, on a random walk: the crossover is a weighted sum of returns."""
+    response = np.cumsum(FAST_LESS_SLOW[:, ::-1], axis=1)[:, :-1]  # weight of each return, newest first
     deviations: FloatArray = np.sqrt((response**2).sum(axis=1))
     return deviations
 
 
-CROSSOVER_SD = _standard_deviations()
+CROSSOVER_WEIGHTS = FAST_LESS_SLOW / _standard_deviations()[:, None]
 
 
-def closes_on_grid(candles: Candles, as_of: int, timeframe_s: int) -> FloatArray | None:
-    """The window's closes on the grid, gaps filled with the close before; None when it cannot be trusted.
+@cache
+def _risk_weights(bars_a_day: int) -> FloatArray:
+    length = VOLATILITY_DAYS * bars_a_day - 1
+    return _ewma_weights(VOLATILITY_SPAN * bars_a_day, length)
 
-    That is: the last bar missing, fewer than MIN_HISTORY bars, or too many missing. Before its first bar a
-    young series is flat, which shrinks its trend towards none.
+
+class ClosesOnGrid:
+    """One instrument's closes on the grid of its timeframe, gaps filled with the close before.
+
+    ``signal(t)`` depends on the candles in its window only, however many more there are.
     """
-    slots = SIGNAL_WINDOW - 1 - (as_of - candles.as_of) // timeframe_s
-    in_window = (slots >= 0) & (slots < SIGNAL_WINDOW)
-    inside = slots[in_window]
-    if len(inside) < MIN_HISTORY or inside[-1] != SIGNAL_WINDOW - 1:
-        return None
-    if len(inside) < MIN_PRESENT * (SIGNAL_WINDOW - inside[0]):
-        return None
-    newest = np.full(SIGNAL_WINDOW, 0)
-    newest[inside] = np.arange(len(inside))
-    closes: FloatArray = candles.close[in_window][np.maximum.accumulate(newest)]
-    return closes
+
+    def __init__(self, candles: Candles, timeframe_s: int, first: int, last: int) -> None:
+        """Serves every close t in [first, last] (Unix seconds, on the grid)."""
+        self._timeframe_s, self._bars_a_day = timeframe_s, DAY_S // timeframe_s
+        self._window = signal_window(timeframe_s)
+        self._start = first - (self._window - 1) * timeframe_s
+        bars = (last - self._start) // timeframe_s + 1
+        slots = (candles.as_of - self._start) // timeframe_s
+        inside = (slots >= 0) & (slots < bars)
+        slots = slots[inside]
+        self._present = np.zeros(bars, dtype=bool)
+        self._present[slots] = True
+        self._count: IntArray = np.r_[0, np.cumsum(self._present)]
+        closes = np.full(bars, np.nan)
+        closes[slots] = candles.close[inside]
+        newest = np.maximum.accumulate(np.where(self._present, np.arange(bars), 0))
+        self._closes: FloatArray = closes[newest]
+        positions = np.where(self._present, np.arange(bars), bars)
+        self._next: IntArray = np.minimum.accumulate(positions[::-1])[::-1]  # the first present bar from here on
+
+    def signal(self, t: int) -> Signal | None:
+        """The signal at the close ``t``; None when that candle is missing, or too little is there to go by."""
+        end = (t - self._start) // self._timeframe_s
+        begin = end - self._window + 1
+        if not self._present[end]:
+            return None
+        oldest = int(self._next[begin])
+        if end - oldest < MIN_DAYS * self._bars_a_day - 1:
+            return None
+        recent = max(end + 1 - VOLATILITY_DAYS * self._bars_a_day, oldest)
+        if self._count[end + 1] - self._count[recent] < MIN_PRESENT * (end + 1 - recent):
+            return None
+        window = self._closes[begin : end + 1]
+        return _signal_of(window, max(oldest - begin, 0), self._bars_a_day)
+
+    def last_close(self, t: int) -> float:
+        """The newest close in the window up to ``t``; NaN when there is none."""
+        end = min((t - self._start) // self._timeframe_s, len(self._closes) - 1)
+        begin = max(end - self._window + 1, 0)
+        return float(self._closes[end]) if self._count[end + 1] > self._count[begin] else math.nan
 
 
-def compute_signal(candles: Candles, as_of: int, timeframe_s: int) -> Signal | None:
-    """The signal at ``as_of`` (Unix seconds of a close), or None when there is too little to go by."""
-    closes = closes_on_grid(candles, as_of, timeframe_s)
-    return None if closes is None else signal_of_closes(closes, timeframe_s)
-
-
-def signal_of_closes(closes: FloatArray, timeframe_s: int) -> Signal:
-    """The signal of a full window [SIGNAL_WINDOW] of positive closes."""
-    log_close = np.log(np.ascontiguousarray(closes))
-    returns = np.diff(log_close)
-    bar_volatility = float(np.sqrt(RISK @ (returns * returns)))
+def _signal_of(window: FloatArray, oldest: int, bars_a_day: int) -> Signal:
+    """``window``: all its closes, of which those before ``oldest`` are not its own: it was flat then."""
+    first = window[oldest]
+    recent = window[-VOLATILITY_DAYS * bars_a_day :].copy()
+    recent[: max(len(recent) - (len(window) - oldest), 0)] = first
+    daily = window[bars_a_day - 1 :: bars_a_day].copy()
+    daily[np.arange(len(daily)) * bars_a_day + bars_a_day - 1 < oldest] = first
+    returns = np.diff(np.log(recent))
+    bar_volatility = math.sqrt(float(_risk_weights(bars_a_day) @ (returns * returns)))
     if bar_volatility == 0.0:
-        return Signal(price=float(closes[-1]), trend=0.0, volatility=0.0)
-    crossovers = (FAST @ log_close - SLOW @ log_close) / bar_volatility / CROSSOVER_SD
-    forecast = float(np.clip(crossovers, -FORECAST_CAP, FORECAST_CAP).mean() / FORECAST_CAP)
-    annual = bar_volatility * float(np.sqrt(SECONDS_A_YEAR / timeframe_s))
-    return Signal(price=float(closes[-1]), trend=forecast, volatility=annual)
+        return Signal(price=float(window[-1]), trend=0.0, volatility=0.0)
+    daily_volatility = bar_volatility * math.sqrt(bars_a_day)
+    crossovers = CROSSOVER_WEIGHTS @ np.log(daily) / daily_volatility
+    trend = float(np.clip(crossovers, -FORECAST_CAP, FORECAST_CAP).mean() / FORECAST_CAP)
+    return Signal(price=float(window[-1]), trend=trend, volatility=daily_volatility * math.sqrt(DAYS_A_YEAR))

@@ -1,4 +1,4 @@
-"""One book run through base bars by the compiled kernel: what training and backtest stand on."""
+"""One book run through base bars by the compiled kernel: what a backtest stands on."""
 
 from __future__ import annotations
 
@@ -12,30 +12,38 @@ from numpy.typing import NDArray
 from policy.execution.plan import TradingRules
 from shared.clock import to_unix
 from shared.rows import Candles, FloatArray
-from shared.simulation.compiled import advance
+from shared.simulation.compiled import advance, close_out
+from shared.simulation.kernel import FEES, FILL_COLUMNS, SLIPPAGE, TOTALS, TRADED, bar_years_sqrt
+
+BAR_FIELDS = ("open", "high", "low", "close", "volume")
+FILL_KINDS = ("market", "stop", "target", "close out")  # by the kernel's number
 
 
 @dataclass(frozen=True, slots=True)
 class BarGrid:
-    """Base bars of N instruments on one grid: bar b opens at start + b * base_s; NaN where it is missing."""
+    """Base bars of N instruments on one grid: bar b opens at start + b * base_s; [B, N], NaN where one is missing.
+    Prices in quote, volume in base units."""
 
     start: int
     base_s: int
-    open: FloatArray  # [B, N]
-    close: FloatArray  # [B, N]
+    open: FloatArray
+    high: FloatArray
+    low: FloatArray
+    close: FloatArray
+    volume: FloatArray
 
     @staticmethod
     def of(series: Sequence[Candles], base_s: int, start: int, end: int) -> BarGrid:
         """The bars that open at or after ``start`` and close by ``end`` (Unix seconds)."""
         start = -(-start // base_s) * base_s
         bars = max((end - start) // base_s, 0)
-        opens, closes = np.full((bars, len(series)), np.nan), np.full((bars, len(series)), np.nan)
+        columns = {name: np.full((bars, len(series)), np.nan) for name in BAR_FIELDS}
         for n, candles in enumerate(series):
             bar = (candles.as_of - base_s - start) // base_s
             inside = (bar >= 0) & (bar < bars)
-            opens[bar[inside], n] = candles.open[inside]
-            closes[bar[inside], n] = candles.close[inside]
-        return BarGrid(start, base_s, opens, closes)
+            for name, column in columns.items():
+                column[bar[inside], n] = getattr(candles, name)[inside]
+        return BarGrid(start, base_s, **columns)
 
     def first_bar_from(self, t: int) -> int:
         """The first bar that opens at or after ``t``."""
@@ -47,13 +55,18 @@ class BarGrid:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
+    """What trading costs a side: the fee and half the spread, and how strongly an order moves the price: see
+    shared.simulation.kernel.slippage_bps."""
+
     fee_bps: float
     slippage_bps: float
+    impact: float
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedFill:
-    """One fill: opening time of its bar (Unix seconds), instrument, signed quantity, price, cost, fee."""
+    """One fill: opening time of its bar (Unix seconds), instrument, signed quantity, price, cost, fee, kind (one of
+    FILL_KINDS). A close-out is dated at the close of the last bar."""
 
     filled_at: int
     instrument: int
@@ -61,6 +74,7 @@ class SimulatedFill:
     price: float
     cost: float
     fee: float
+    kind: str = "market"
 
 
 class Simulator:
@@ -71,7 +85,9 @@ class Simulator:
     ) -> None:
         self._grid, self._rules, self._costs = grid, rules, costs
         self._delay_s, self._step_s, self._capital = delay_s, step_s, capital
-        self._fill_buffer = np.zeros((max(len(grid.open), 1) * grid.open.shape[1], 6))
+        n = grid.open.shape[1]
+        self._fill_buffer = np.zeros((2 * n, FILL_COLUMNS))  # no more in one span: see the kernel
+        self._slot = np.arange(n, dtype=np.int64)
         self.equity_by_bar = np.full(len(grid.open), np.nan)
         self.fills: list[SimulatedFill] = []
         self.reset(0)
@@ -83,51 +99,86 @@ class Simulator:
         self.held = np.zeros(n)
         self.order = np.zeros(n)
         self._first, self._last = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+        self._stop, self._target, self._volatility = np.zeros(n), np.zeros(n), np.zeros(n)
         self._mark = np.full(n, np.nan)
+        self._totals = np.zeros(TOTALS)
         self.bar = bar
         self.fills = []
-        self.fees = 0.0
-        self.traded = 0.0
+
+    @property
+    def fees(self) -> float:
+        return float(self._totals[FEES])
+
+    @property
+    def traded(self) -> float:
+        """Value bought and sold, in quote."""
+        return float(self._totals[TRADED])
+
+    @property
+    def slippage(self) -> float:
+        """What spread and impact cost, in quote."""
+        return float(self._totals[SLIPPAGE])
 
     @property
     def in_flight(self) -> NDArray[np.bool_]:
         working: NDArray[np.bool_] = self.order != 0.0
         return working
 
-    def place(self, quantity: FloatArray, as_of: datetime) -> None:
-        """Adds the orders decided at ``as_of``: good from the delay on, for one decision interval."""
-        earliest = to_unix(as_of) + self._delay_s
+    def place(
+        self,
+        quantity: FloatArray,
+        as_of: datetime,
+        volatility: FloatArray,
+        stop: FloatArray | None = None,
+        target: FloatArray | None = None,
+    ) -> None:
+        """Adds the orders ``quantity`` [N], signed, decided at ``as_of``: good from the delay on, for one decision
+        interval. ``volatility`` [N] as the decision knew it, annualised. ``stop`` and ``target`` [N] in quote, 0 for
+        none, replace those of all instruments; None leaves them. ValueError: no volatility of what is ordered."""
         new = quantity != 0.0
+        if not np.isfinite(volatility[new]).all() or (volatility[new] < 0.0).any():
+            raise ValueError(f"an order at {as_of} needs its instrument's volatility, got {volatility[new]}")
+        earliest = to_unix(as_of) + self._delay_s
         self.order[new] = quantity[new]
+        self._volatility[new] = volatility[new]
         self._first[new] = self._grid.first_bar_from(earliest)
         self._last[new] = self._grid.first_bar_from(earliest + self._step_s) - 1
+        if stop is not None:
+            self._stop[:] = stop
+        if target is not None:
+            self._target[:] = target
 
     def advance_to(self, as_of: datetime) -> None:
         """Runs all bars that have closed by ``as_of``."""
-        end = self._grid.bars_closed_by(to_unix(as_of))
+        grid, costs = self._grid, self._costs
+        end = grid.bars_closed_by(to_unix(as_of))
         if end <= self.bar:
             return
         self.cash, fills = advance(
-            self.cash,
-            self.held,
-            self.order,
-            self._first,
-            self._last,
-            self._grid.open,
-            self._grid.close,
-            self._mark,
-            self.bar,
-            end,
-            self._costs.slippage_bps,
-            self._costs.fee_bps,
-            self._rules.tick,
-            self._rules.lot,
-            self.equity_by_bar,
-            self._fill_buffer,
-        )
+            self.cash, self.held, self.order, self._first, self._last, self._stop, self._target, self._slot,
+            grid.open, grid.high, grid.low, grid.close, grid.volume, self._volatility, self._mark, self.bar, end,
+            bar_years_sqrt(grid.base_s), costs.fee_bps, costs.slippage_bps, costs.impact, self._rules.tick,
+            self._rules.lot, self.equity_by_bar, self._fill_buffer, self._totals,
+        )  # fmt: skip
         self.bar = end
-        for bar, n, quantity, price, cost, fee in self._fill_buffer[:fills].tolist():
+        self._take(fills)
+
+    def close_out(self) -> float:
+        """The end: sells all that is held at its last close, less half the spread and the fee, which the last point
+        of equity_by_bar then shows; what that cost, in quote."""
+        fills = int(((self.held > 0.0) & ~np.isnan(self._mark)).sum())
+        costs: float
+        self.cash, costs = close_out(
+            self.cash, self.held, self.order, self._stop, self._target, self._slot, self._mark, self.bar,
+            self._costs.fee_bps, self._costs.slippage_bps, self._rules.tick, self._rules.lot, self._fill_buffer,
+            self._totals,
+        )  # fmt: skip
+        self._take(fills)
+        if fills:
+            self.equity_by_bar[self.bar - 1] = self.cash
+        return costs
+
+    def _take(self, fills: int) -> None:
+        for bar, n, quantity, price, cost, fee, kind in self._fill_buffer[:fills].tolist():
             opened = self._grid.start + int(bar) * self._grid.base_s
-            self.fills.append(SimulatedFill(opened, int(n), quantity, price, cost, fee))
-            self.fees += fee
-            self.traded += cost
+            self.fills.append(SimulatedFill(opened, int(n), quantity, price, cost, fee, FILL_KINDS[int(kind)]))

@@ -1,37 +1,61 @@
-"""Trains the policy by PPO on out-of-sample embeddings and writes it as an ONNX row of models.
+"""Trains the policy on out-of-sample embeddings and writes it as one ONNX row of models.
 
 Input: market_data, embeddings (of the active encoder, only those known at their time), market_state.
-Output: one row of models, kind policy, active.
+Output: one row of models, kind policy, active; the learning curve in SEXTANT_HOME/reports.
+``python -m policy.train_policy [--from --to] [--steps] [--ppo-steps] [--seeds] [--jobs] [--at]``
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
+import shutil
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
+from numpy.typing import NDArray
 
-from policy.inputs import Inputs, static_default, timestamps
+from policy.inputs import Inputs, timestamps
 from policy.observation import policy_schema
+from policy.recipe import made_by
 from policy.run_trader import operator_limits, trading_rules
-from policy.simulator import BarGrid, Costs
-from policy.trading_env import PortfolioEnv, TrainingData
+from policy.simulator import BarGrid
+from policy.training_data import TrainingData
 from shared.clock import Clock, floor_time, to_unix
 from shared.db import Database
 from shared.job import Context, JobError, Outcome, UsageError, job, job_parser, run_job_command
 from shared.market_data import find_instruments, read_candles
 from shared.model_store import Model, active_model, save_model
-from shared.rows import FloatArray, Instrument
+from shared.rows import Instrument
 from shared.settings import Settings
+from shared.tasks import run_tasks
 
-ENVIRONMENTS = 8
-ROLLOUT = 256
-VALIDATION_SHARE = 0.15
 MIN_DECISIONS = 200
-MIN_VALIDATION = 24
+TRACK = "rules"  # whose market state training sees: the live one may not reach back so far
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One seed; what a process of its own needs."""
+
+    data: TrainingData
+    plan: Any  # TrainingPlan: PyTorch is imported where a task runs
+    seed: int
+    directory: Path | None
+    progress: bool
+
+
+def _train_one(task: _Task) -> Any:
+    from policy.training import train_seed
+
+    return train_seed(task.data, task.plan, task.seed, task.directory, task.progress)
 
 
 @job("train_policy")
@@ -42,7 +66,12 @@ def run_once(
     trained_from: datetime,
     trained_to: datetime,
     progress: bool = False,
+    *,
+    jobs: int | None = None,
 ) -> Outcome:
+    """Trains [policy] seeds policies, ``jobs`` at a time (None: as many as there are cores), and stores them as one.
+
+    A training that was stopped goes on where it was when the same span is asked for again."""
     if not trained_from < trained_to <= clock.now():
         raise UsageError(f"the training span {trained_from} to {trained_to} must be forward and end by {clock.now()}")
     encoder = active_model(database, "encoder")
@@ -51,12 +80,19 @@ def run_once(
     universe = settings.universe
     instruments = find_instruments(database, universe.venue, universe.symbols)
     data = load_training_data(database, settings, instruments, encoder, trained_from, trained_to)
-    onnx, metrics = train(data, settings.policy.train_steps, settings.policy.seed, progress)
+    directory = _directory(settings, database, encoder, trained_from, trained_to)
+    trained = _train_all(data, settings, directory, progress, jobs)
+    from policy.policy_export import export_ensemble
+    from policy.training_plan import plan_of
+
+    plan = plan_of(settings)
+    steering = _steering(data, trained, plan)
+    metrics = _summary(trained) | made_by(settings) | {"steering": steering}
     model_id = save_model(
         database,
         kind="policy",
-        onnx=onnx,
-        schema=policy_schema(universe.symbols, universe.decision_timeframe_s, encoder.schema_hash),
+        onnx=export_ensemble([one.weights for one in trained]),
+        schema=policy_schema(universe.decision_timeframe_s, encoder.schema_hash, plan.reach),
         trained_from=trained_from,
         trained_to=trained_to,
         label_horizon_s=0,
@@ -65,144 +101,155 @@ def run_once(
         metrics=metrics,
         recorded_at=clock.now(),
     )
-    return Outcome("done", {"model_id": model_id, **metrics})
+    shutil.rmtree(directory, ignore_errors=True)
+    curve = _write_curve(trained, settings, model_id)
+    return Outcome("done", {"model_id": model_id, **metrics, "learning_curve": curve})
 
 
 def load_training_data(
     database: Database,
     settings: Settings,
-    instruments: list[Instrument],
+    instruments: Sequence[Instrument],
     encoder: Model,
     first: datetime,
     last: datetime,
 ) -> TrainingData:
-    """Everything known at each decision time of the span, and the bars between; JobError when too little."""
-    step_s, execution = settings.universe.decision_timeframe_s, settings.execution
-    inputs = Inputs(
-        database,
-        instruments,
-        step_s,
-        "rules",
-        encoder.id,
-        operator_limits(settings),
-        first,
-        last,
-        execution.stale_after_s,
+    """Every decision time of the span with what was known at it, and the bars between; JobError when too little.
+
+    Embeddings from before the encoder was known count as missing: a learner feeds only on out-of-sample outputs of the
+    one before it."""
+    step_s = settings.universe.decision_timeframe_s
+    operator, stale = operator_limits(settings), settings.execution.stale_after_s
+    inputs = Inputs(database, instruments, step_s, TRACK, encoder.id, operator, first, last, stale)
+    times = timestamps(first, last, step_s)
+    moments = np.array([to_unix(as_of) for as_of in times], dtype=np.int64)
+    base_s = max(i.base_timeframe_s for i in instruments)
+    start, end = to_unix(first), to_unix(last)
+    series = [read_candles(database, i.id, base_s, start, end) for i in instruments]
+    data = TrainingData.of(
+        symbols=[i.symbol for i in instruments],
+        times=moments.tolist(),
+        markets=[inputs.at(as_of) for as_of in times],
+        grid=BarGrid.of(series, base_s, start, end),
+        rules=trading_rules(instruments, settings),
+        step_s=step_s,
     )
-    times, markets = [], []
-    for as_of in timestamps(first, last, step_s):
-        market = inputs.at(as_of)
-        known = as_of >= encoder.known_from  # a learner feeds only on out-of-sample outputs of the one before it
-        if known and not np.isnan(market.prices).any():
-            times.append(as_of)
-            markets.append(replace(market, config=static_default(as_of, operator_limits(settings))))
-    usable = sum(m.embeddings is not None and m.states is not None for m in markets)
+    data.complete[moments < to_unix(encoder.known_from)] = False
+    usable = int(data.complete.any(axis=1).sum())
     if usable < MIN_DECISIONS:
         raise JobError(
             f"only {usable} decisions from {first} to {last} have embeddings and market state known in time (the "
             f"active encoder is known from {encoder.known_from}); need {MIN_DECISIONS}. Run `make run-encoder` and "
             f"`make run-meta` with FROM/TO over the span, or give the policy a later span"
         )
-    base_s = max(i.base_timeframe_s for i in instruments)
-    start, end = to_unix(first), to_unix(last)
-    series = [read_candles(database, i.id, base_s, start, end) for i in instruments]
-    return TrainingData(
-        times=times,
-        markets=markets,
-        grid=BarGrid.of(series, base_s, start, end),
-        rules=trading_rules(instruments, settings),
-        costs=Costs(execution.taker_fee_bps, execution.slippage_bps),
-        delay_s=execution.delay_s,
-        step_s=step_s,
+    return data
+
+
+def _train_all(data: TrainingData, settings: Settings, directory: Path, progress: bool, jobs: int | None) -> list[Any]:
+    seeds = range(settings.policy.seed, settings.policy.seed + settings.policy.seeds)
+    jobs = jobs or min(len(seeds), os.cpu_count() or 1)
+    from policy.training_plan import plan_of
+
+    plan = plan_of(settings)
+    tasks = [_Task(data, plan, seed, directory, progress and jobs == 1) for seed in seeds]
+    if progress and jobs > 1:
+        print(f"training {len(tasks)} seeds, {jobs} at a time", file=sys.stderr)
+    return run_tasks(
+        _train_one,
+        tasks,
+        jobs,
+        name=lambda task: f"training the policy, seed {task.seed}",
+        done=lambda task, made: progress and print(f"seed {task.seed}: {_told(made.metrics)}", file=sys.stderr),
     )
 
 
-def train(data: TrainingData, steps: int, seed: int, progress: bool) -> tuple[bytes, dict[str, Any]]:
-    """PPO (Schulman et al., 2017) by Stable-Baselines3; (ONNX bytes, metrics). Deterministic in data and seed."""
-    import torch
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.vec_env import DummyVecEnv
+def _steering(data: TrainingData, trained: Sequence[Any], plan: Any) -> dict[str, Any]:
+    """How the policy obeys its steering on what was held back: (risk aversion, mean exposure), (turnover penalty,
+    turnover a year), and in words what it breaks."""
+    from policy.policy_network import act_of
+    from policy.steering_report import measure_grid, violations
+    from policy.strategies.residual import Residual
+    from policy.training import split
 
-    from policy.policy_export import export_actor
-    from policy.train_progress import ProgressCallback
+    nets = [act_of(one.weights) for one in trained]
 
-    torch.set_num_threads(1)
-    split = int(len(data.times) * (1 - VALIDATION_SHARE))
-    training = data.part(0, split)
-    vector = DummyVecEnv([lambda: PortfolioEnv(training) for _ in range(ENVIRONMENTS)])
-    vector.seed(seed)
-    rollout = min(ROLLOUT, max(steps // ENVIRONMENTS, 8))
-    model = PPO(
-        "MlpPolicy",
-        vector,
-        n_steps=rollout,
-        batch_size=min(512, rollout * ENVIRONMENTS),
-        n_epochs=5,
-        learning_rate=1e-4,
-        gamma=0.98,
-        gae_lambda=0.9,
-        clip_range=0.2,
-        target_kl=0.03,
-        policy_kwargs={"net_arch": [64, 64], "log_std_init": -2.0},
-        seed=seed,
-        device="cpu",
-    )
-    with torch.no_grad():
-        for parameter in model.policy.action_net.parameters():
-            parameter.mul_(0.01)  # start at the baseline: a residual of nearly zero
-    model.learn(total_timesteps=steps, callback=ProgressCallback(steps, progress))
-    onnx = export_actor(model.policy)
-    return onnx, {"steps": int(model.num_timesteps), **validate(data.part(split, len(data.times)), model)}
+    def act(observation: NDArray[np.float32]) -> Residual:  # as the exported ensemble does (policy.policy_export)
+        said = np.array([net(observation) for net in nets])
+        return Residual(np.median(said, axis=0), np.clip(1.0 - said.std(axis=0) / 0.5, 0.0, 1.0), plan.reach)
 
-
-def validate(data: TrainingData, model: Any) -> dict[str, float]:
-    """Log returns over the held-back end of the span, net of costs, beside the baseline (a residual of zero)."""
-
-    def policy(observation: Any) -> FloatArray:
-        action: FloatArray = model.predict(observation, deterministic=True)[0]
-        return action
-
-    usable, n = data.usable, data.grid.open.shape[1]
-    first = usable.index(True) if any(usable) else len(usable)
-    if len(usable) - first < MIN_VALIDATION:
-        return {}  # said by its absence: the held-back end has too few moments with embeddings and regime
-    data = data.part(first, len(usable))
+    held_back = split(data, plan)[1]
+    cells = measure_grid(held_back, act, replace(plan.validation_terms(), reach=plan.reach))
+    plain = max(cell.max_position for cell in cells)
+    wide = [cell for cell in cells if cell.max_position == plain]
     return {
-        "validation_log_return": _run_through(data, policy),
-        "validation_log_return_baseline": _run_through(data, lambda _: np.zeros(n)),
+        "exposure": [[c.risk_aversion, c.exposure] for c in wide if c.turnover_penalty == 1.0],
+        "turnover": [[c.turnover_penalty, c.turnover] for c in wide if c.risk_aversion == 1.0],
+        "broken": violations(cells),
     }
 
 
-def _run_through(data: TrainingData, act: Any) -> float:
-    environment = PortfolioEnv(data, episode_steps=len(data.times), config=data.markets[0].config)
-    observation, _ = environment.reset(seed=0, options={"start": 0})
-    total, done = 0.0, False
-    while not done:
-        observation, _, ruined, over, info = environment.step(act(observation))
-        total += info["log_return"]
-        done = ruined or over
-    return round(total, 6)
+def _told(metrics: dict[str, Any]) -> str:
+    if "not_validated" in metrics:
+        return f"{metrics['chosen']} (not validated: {metrics['not_validated']})"
+    chosen = metrics["chosen"]
+    return (
+        f"{chosen} chosen on held-back data: reward {metrics[f'validation_reward_{chosen}']:+.4f} a step, baseline "
+        f"{metrics['validation_reward_baseline']:+.4f}"
+    )
+
+
+def _summary(trained: Sequence[Any]) -> dict[str, Any]:
+    """How many seeds ended as what, and each one's own metrics."""
+    chosen = [one.metrics["chosen"] for one in trained]
+    return {
+        "seeds": [dict(one.metrics) for one in trained],
+        "chosen": {name: chosen.count(name) for name in dict.fromkeys(chosen)},
+        "steps": {name: sum(one.metrics["steps"].get(name, 0) for one in trained) for name in ("pathwise", "ppo")},
+    }
+
+
+def _directory(settings: Settings, database: Database, encoder: Model, first: datetime, last: datetime) -> Path:
+    """Where the checkpoints of a request are kept: each has a folder of its own, so that none disturbs another's."""
+    name = quote(database.connection.info.dbname, safe="")
+    asked = f"{encoder.id} {first.isoformat()} {last.isoformat()} {settings.universe.symbols} {settings.policy!r}"
+    return settings.home_path / "training" / f"policy-{name}" / hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+
+def _write_curve(trained: Sequence[Any], settings: Settings, model_id: int) -> str:
+    """The plot's path, '' where there was nothing to learn."""
+    from policy.learning_curve import write_curve
+
+    points = [point for one in trained for point in one.curve]
+    if not points:
+        return ""
+    _, plot = write_curve(points, settings.home_path / "reports", f"learning-curve-policy-{model_id}")
+    return str(plot)
 
 
 def _command(context: Context) -> Outcome:
     arguments, settings = context.arguments, context.settings
-    if arguments.steps:
-        settings = settings.model_copy(
-            update={"policy": settings.policy.model_copy(update={"train_steps": arguments.steps})}
-        )
+    given = {"pathwise_steps": arguments.steps, "ppo_steps": arguments.ppo_steps, "seeds": arguments.seeds}
+    changed = {name: value for name, value in given.items() if value is not None}
+    for name, value in changed.items():
+        if value < (name == "seeds"):
+            raise UsageError(f"--{name.replace('_', '-')} {value} is too few")
+    settings = settings.model_copy(update={"policy": settings.policy.model_copy(update=changed)})
     last = arguments.span_to or floor_time(context.clock.now(), settings.universe.decision_timeframe_s)
     encoder = active_model(context.database, "encoder")
     first = arguments.span_from or (encoder.known_from if encoder else None)
     if first is None:
         raise JobError("no active encoder; run `make train-encoder` first: the policy learns from its embeddings")
-    return run_once(context.clock, context.database, settings, first, last, True)
+    return run_once(context.clock, context.database, settings, first, last, True, jobs=arguments.jobs)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser: argparse.ArgumentParser = job_parser(
-        "Train the policy by PPO; default span: since the encoder is known.", span=True
+        "Train the policy; default span: since the encoder is known.", span=True
     )
-    parser.add_argument("--steps", type=int, help="training steps (default: settings)")
+    parser.add_argument("--steps", type=int, help="gradient steps through the surrogate (default: settings)")
+    parser.add_argument("--ppo-steps", type=int, help="environment steps of the fine-tuning (default: settings)")
+    parser.add_argument("--seeds", type=int, help="policies trained beside each other (default: settings)")
+    parser.add_argument("--jobs", type=int, help="of them at a time (default: as many as there are cores)")
     return run_job_command("policy", parser, _command, argv)
 
 

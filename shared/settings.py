@@ -85,7 +85,9 @@ class EncoderSettings(Section):
 
 
 class PolicySettings(Section):
-    train_steps: int = Field(60_000, ge=64, le=1_000_000_000)
+    seeds: int = Field(3, ge=1, le=100)  # policies trained beside each other; their median acts
+    pathwise_steps: int = Field(1500, ge=0, le=1_000_000)  # gradient steps through the surrogate
+    ppo_steps: int = Field(200_000, ge=0, le=1_000_000_000)  # environment steps of the fine-tuning
     seed: int = Field(7, ge=0)
 
 
@@ -93,9 +95,10 @@ class ExecutionSettings(Section):
     """How a decision becomes an order, and what a paper fill costs."""
 
     delay_s: int = Field(120, ge=0, le=3600)  # between the candle close and the earliest fill
-    no_trade_band: float = Field(0.05, ge=0, le=0.5)  # change of weight below which nothing is sent
+    no_trade_band: float = Field(0.1, ge=0, le=1)  # change, as a share of a full position, below which nothing is sent
     taker_fee_bps: float = Field(40.0, ge=0, le=500)
-    slippage_bps: float = Field(5.0, ge=0, le=500)  # half the spread and impact, a side
+    slippage_bps: float = Field(5.0, ge=0, le=500)  # half the spread, a side
+    impact: float = Field(1.0, ge=0, le=10)  # of the square-root law: times bar volatility × √(share of its volume)
     stale_after_s: int = Field(7200, ge=60)  # inputs older than this: no entries
 
 
@@ -104,6 +107,7 @@ class RiskSettings(Section):
 
     max_position: float = Field(0.5, ge=0, le=0.5)
     max_exposure: float = Field(1.0, ge=0, le=1)
+    max_step: float = Field(0.25, gt=0, le=1)  # by which a position may grow in one decision
     daily_loss_limit: float = Field(0.05, ge=0.005, le=0.2)
     max_drawdown: float = Field(0.15, ge=0.02, le=0.5)
     max_order_notional: float = Field(100_000.0, gt=0, lt=6.7e7)
@@ -128,12 +132,37 @@ def _port(value: int) -> int:
     return value
 
 
-class Settings(BaseSettings):
+class HomeSettings(BaseSettings):
+    """SEXTANT_HOME alone, whatever else is set: for what must be found without all settings being right, as caches."""
+
+    model_config = SettingsConfigDict(env_prefix="SEXTANT_", extra="ignore", frozen=True)
+
+    home: Path = PROJECT / ".data"
+
+    @property
+    def home_path(self) -> Path:
+        """SEXTANT_HOME, absolute; a relative one counts from the project's root, wherever cron starts us."""
+        return (PROJECT / self.home.expanduser()).resolve()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlSource(settings_cls, SETTINGS_FILE) if SETTINGS_FILE.exists() else None
+        dotenv = DotEnvSettingsSource(settings_cls, env_file=ENV_FILE)
+        return tuple(s for s in (init_settings, env_settings, dotenv, toml) if s is not None)
+
+
+class Settings(HomeSettings):
     model_config = SettingsConfigDict(
         env_prefix="SEXTANT_", env_nested_delimiter="__", extra="forbid", frozen=True, populate_by_name=True
     )
 
-    home: Path = PROJECT / ".data"
     universe: UniverseSettings = UniverseSettings()
     venues: dict[str, VenueSettings] = {}
     feed: FeedSettings = FeedSettings()
@@ -159,30 +188,12 @@ class Settings(BaseSettings):
     db_password_cli: SecretStr | None = Field(None, validation_alias="DB_PASSWORD_CLI")
 
     @property
-    def home_path(self) -> Path:
-        """SEXTANT_HOME, absolute; a relative one counts from the project's root, wherever cron starts us."""
-        return (PROJECT / self.home.expanduser()).resolve()
-
-    @property
     def external_database(self) -> bool:
         return self.database_url is not None or self.db_host is not None
 
     def role_password(self, layer: str) -> SecretStr | None:
         password: SecretStr | None = getattr(self, f"db_password_{layer}")
         return password
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        toml = TomlSource(settings_cls, SETTINGS_FILE) if SETTINGS_FILE.exists() else None
-        dotenv = DotEnvSettingsSource(settings_cls, env_file=ENV_FILE)
-        return tuple(s for s in (init_settings, env_settings, dotenv, toml) if s is not None)
 
 
 def load_settings(**overrides: Any) -> Settings:

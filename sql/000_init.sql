@@ -322,7 +322,8 @@ CREATE TABLE IF NOT EXISTS wallets (
     quote         text NOT NULL,
     track         text NOT NULL CHECK (track IN ('live', 'rules', 'llm', 'static')),
     taker_fee_bps numeric(10,4) NOT NULL CHECK (taker_fee_bps >= 0),
-    slippage_bps  numeric(10,4) NOT NULL CHECK (slippage_bps >= 0),   -- paper: half the spread and impact, a side
+    slippage_bps  numeric(10,4) NOT NULL CHECK (slippage_bps >= 0),   -- paper: half the spread, a side
+    impact        numeric(10,4) NOT NULL CHECK (impact >= 0),         -- paper: of the square-root law, about 1
     recorded_at   timestamptz NOT NULL
 );
 
@@ -402,6 +403,10 @@ CREATE TABLE IF NOT EXISTS decisions (
     source                 text NOT NULL,               -- 'policy', or the fallback that spoke in its place
     wanted_weight          double precision NOT NULL CHECK (wanted_weight BETWEEN 0 AND 1),
     allowed_weight         double precision NOT NULL CHECK (allowed_weight BETWEEN 0 AND 1),
+    baseline_weight        double precision NOT NULL CHECK (baseline_weight BETWEEN 0 AND 1),   -- trend x volatility's
+    action                 double precision CHECK (action BETWEEN -1 AND 1),       -- what the model adds to it, in
+    agreement              double precision CHECK (agreement BETWEEN 0 AND 1),     -- shares; NULL: it was not asked
+    contributions          jsonb NOT NULL DEFAULT '{}',  -- each strategy's part of wanted_weight, by name
     clamps                 jsonb NOT NULL,               -- [{rule, before, after, because}] in the order applied
     reason                 text NOT NULL,                -- why an order follows, or the one reason why none does
     price                  double precision NOT NULL CHECK (price > 0),
@@ -417,7 +422,9 @@ CREATE TABLE IF NOT EXISTS decisions (
     recorded_at            timestamptz NOT NULL,
     UNIQUE (wallet_id, instrument_id, as_of, source),
     UNIQUE (id, wallet_id, instrument_id),
-    CONSTRAINT risk_only_shrinks CHECK (allowed_weight <= wanted_weight)
+    CONSTRAINT risk_only_shrinks CHECK (allowed_weight <= wanted_weight),
+    CONSTRAINT an_action_is_a_models CHECK ((action IS NULL) = (agreement IS NULL)
+                                            AND (action IS NULL OR model_id IS NOT NULL))
 );
 
 CREATE INDEX IF NOT EXISTS decisions_of_a_wallet ON decisions (wallet_id, as_of);
@@ -434,6 +441,8 @@ CREATE TABLE IF NOT EXISTS orders (
     type            text NOT NULL CHECK (type IN ('market')),
     quantity        numeric(28,8) NOT NULL CHECK (quantity > 0),
     reference_price double precision NOT NULL CHECK (reference_price > 0),   -- the close it was sized at
+    volatility      double precision NOT NULL                                -- of the instrument then, annualised
+                    CHECK (volatility >= 0 AND volatility < 'Infinity'),
     limit_price     numeric(28,8) CHECK (limit_price > 0),
     stop_price      numeric(28,8) CHECK (stop_price > 0),
     state           text NOT NULL DEFAULT 'intended'
@@ -604,3 +613,111 @@ CREATE TABLE IF NOT EXISTS backtests (
     recorded_at timestamptz NOT NULL,
     CHECK (span_from < span_to)
 );
+
+-- ──────────────────────────────────────────────────────────────────────────────── evaluation and promotion ──
+
+-- One contestant of one fold of a walk-forward evaluation: what it earned out of sample, day by day. key: sha256 of
+-- candles, settings, code and profile; a killed evaluation goes on from the rows of its key. Written by policy.
+CREATE TABLE IF NOT EXISTS evaluation_folds (
+    key         text NOT NULL,
+    fold        integer NOT NULL CHECK (fold > 0),
+    contestant  text NOT NULL CHECK (contestant <> ''),        -- 'seed 7', 'ensemble', or a strategy's name
+    kind        text NOT NULL CHECK (kind IN ('seed', 'ensemble', 'baseline')),
+    symbols     text[] NOT NULL CHECK (cardinality(symbols) > 0),
+    test_from   timestamptz NOT NULL,
+    test_to     timestamptz NOT NULL,
+    returns     double precision[] NOT NULL,                   -- a day each from test_from, net of headline costs
+    metrics     jsonb NOT NULL,
+    model       bytea,                                         -- a seed: its weights (npz); the ensemble: its ONNX
+    seconds     double precision NOT NULL CHECK (seconds >= 0),
+    recorded_at timestamptz NOT NULL,
+    PRIMARY KEY (key, fold, contestant),
+    CHECK (test_from < test_to),
+    CONSTRAINT a_baseline_has_no_model CHECK ((kind = 'baseline') = (model IS NULL))
+);
+
+-- One walk-forward evaluation of the recipe that makes policies, with every number. Only the full profile has a
+-- verdict. Written by policy.
+CREATE TABLE IF NOT EXISTS evaluations (
+    id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    key            text NOT NULL,
+    recipe_hash    text NOT NULL,                -- of kernel, decision path and training code (policy/recipe.py)
+    profile        text NOT NULL CHECK (profile IN ('quick', 'full')),
+    provenance     text NOT NULL CHECK (provenance IN ('real', 'simulated')),
+    evaluated_from timestamptz NOT NULL,
+    evaluated_to   timestamptz NOT NULL,
+    folds          integer NOT NULL CHECK (folds > 0),
+    seeds          integer NOT NULL CHECK (seeds > 0),
+    results        jsonb NOT NULL,
+    verdict        text CHECK (verdict IN ('beats', 'not worse', 'baseline wins')),
+    recorded_at    timestamptz NOT NULL,
+    CHECK (evaluated_from < evaluated_to),
+    CONSTRAINT only_full_and_real_has_a_verdict CHECK (verdict IS NULL OR (profile = 'full' AND provenance = 'real'))
+);
+
+-- One run of the canaries (policy/canaries): the proofs that the recipe learns what is there and nothing else.
+-- Written by policy.
+CREATE TABLE IF NOT EXISTS canary_runs (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    recipe_hash text NOT NULL,
+    green       boolean NOT NULL,
+    results     jsonb NOT NULL,                  -- by canary: what was found, what was asked for
+    seconds     double precision NOT NULL CHECK (seconds >= 0),
+    recorded_at timestamptz NOT NULL
+);
+CREATE INDEX IF NOT EXISTS canaries_of_a_recipe ON canary_runs (recipe_hash, id DESC);
+
+-- That an operator let a policy trade, on what evidence. residual: what of it counts beside the baseline; 0 where the
+-- evaluation said "baseline wins". Written by promote_policy() only.
+CREATE TABLE IF NOT EXISTS promotions (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    model_id      bigint NOT NULL REFERENCES models,
+    evaluation_id bigint NOT NULL REFERENCES evaluations,
+    canary_run_id bigint NOT NULL REFERENCES canary_runs,
+    verdict       text NOT NULL CHECK (verdict IN ('beats', 'not worse', 'baseline wins')),
+    residual      double precision NOT NULL,
+    reason        text NOT NULL CHECK (reason <> ''),
+    issuer        text NOT NULL CHECK (issuer <> ''),
+    promoted_at   timestamptz NOT NULL,
+    CONSTRAINT a_beaten_policy_adds_nothing CHECK (residual = CASE verdict WHEN 'baseline wins' THEN 0 ELSE 1 END)
+);
+CREATE INDEX IF NOT EXISTS newest_promotion_of_a_model ON promotions (model_id, id DESC);
+
+-- Promotes a policy and makes it the active one, or raises with the reason: the last word, whatever program asks.
+-- (pipeline/promote.py looks first, and says what to run next.)
+CREATE OR REPLACE FUNCTION promote_policy(
+    model bigint, evaluation bigint, canary_run bigint, because text, who text, at_time timestamptz
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    m models%ROWTYPE;
+    e evaluations%ROWTYPE;
+    c canary_runs%ROWTYPE;
+    made bigint;
+BEGIN
+    SELECT * INTO m FROM models WHERE id = model AND kind = 'policy';
+    SELECT * INTO e FROM evaluations WHERE id = evaluation;
+    SELECT * INTO c FROM canary_runs WHERE id = canary_run;
+    IF m.id IS NULL OR e.id IS NULL OR c.id IS NULL THEN
+        RAISE EXCEPTION 'there is no policy %, evaluation % or canary run %', model, evaluation, canary_run;
+    ELSIF m.provenance <> 'real' OR (SELECT provenance FROM models WHERE id = m.encoder_id) <> 'real' THEN
+        RAISE EXCEPTION 'policy % learnt from simulated candles', model;
+    ELSIF e.verdict IS NULL THEN
+        RAISE EXCEPTION 'evaluation % has no verdict: its profile is %, its candles are %', evaluation, e.profile, e.provenance;
+    ELSIF NOT c.green THEN
+        RAISE EXCEPTION 'canary run % is not green', canary_run;
+    ELSIF c.recipe_hash <> e.recipe_hash OR m.metrics ->> 'recipe' IS DISTINCT FROM e.recipe_hash THEN
+        RAISE EXCEPTION 'policy %, evaluation % and canary run % are of different recipes', model, evaluation, canary_run;
+    ELSIF m.metrics -> 'training' IS DISTINCT FROM e.results -> 'training' THEN
+        RAISE EXCEPTION 'policy % was not trained as long as those of evaluation %', model, evaluation;
+    ELSIF coalesce((e.results -> 'p_earns' ->> CASE e.verdict WHEN 'baseline wins' THEN 'baseline' ELSE 'policy' END)
+                   ::float8, 0) < 0.9 THEN
+        RAISE EXCEPTION 'evaluation % does not show that what would trade earns more than cash', evaluation;
+    END IF;
+    UPDATE models SET status = 'retired' WHERE kind = 'policy' AND status = 'active' AND id <> model;
+    UPDATE models SET status = 'active' WHERE id = model;
+    INSERT INTO promotions (model_id, evaluation_id, canary_run_id, verdict, residual, reason, issuer, promoted_at)
+    VALUES (model, evaluation, canary_run, e.verdict, CASE e.verdict WHEN 'baseline wins' THEN 0 ELSE 1 END, because,
+            who, at_time)
+    RETURNING id INTO made;
+    RETURN made;
+END $$;

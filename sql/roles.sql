@@ -19,7 +19,8 @@ END $$;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO sextant_candles, sextant_encoder, sextant_meta_controller,
                                 sextant_policy, sextant_sender, sextant_cli;
-REVOKE ALL ON FUNCTION approve(uuid, timestamptz), build_analog_index(bigint), drop_analog_index(bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION approve(uuid, timestamptz), build_analog_index(bigint), drop_analog_index(bigint),
+                       promote_policy(bigint, bigint, bigint, text, text, timestamptz) FROM PUBLIC;
 
 -- Reading: everybody reads what flows towards it. Model bytes and the operator's tables are no secret here.
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO sextant_cli, sextant_policy, sextant_meta_controller, sextant_encoder,
@@ -36,11 +37,12 @@ GRANT INSERT ON embeddings, encoder_checks, encoder_evaluations, trainings TO se
 GRANT UPDATE (status, started_at, ended_at, attempts, model_id, error) ON trainings TO sextant_encoder;
 GRANT EXECUTE ON FUNCTION build_analog_index(bigint), drop_analog_index(bigint) TO sextant_encoder;
 GRANT INSERT ON market_state, policy_config TO sextant_meta_controller;
-GRANT INSERT ON decisions, orders, backtests TO sextant_policy;
+GRANT INSERT ON decisions, orders, backtests, evaluation_folds, evaluations, canary_runs TO sextant_policy;
 GRANT UPDATE (state) ON orders TO sextant_policy;
 GRANT INSERT ON order_events, fills TO sextant_sender;
 GRANT EXECUTE ON FUNCTION approve(uuid, timestamptz) TO sextant_sender;
 GRANT INSERT ON wallets, limits, cash_flows, commands TO sextant_cli;
+GRANT EXECUTE ON FUNCTION promote_policy(bigint, bigint, bigint, text, text, timestamptz) TO sextant_cli;
 GRANT UPDATE (symbols, max_order_notional, max_orders_a_day, recorded_at) ON limits TO sextant_cli;
 
 -- Shared tables, split by row: a layer writes its own rows and no others.

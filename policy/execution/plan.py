@@ -1,21 +1,18 @@
-"""From allowed weights to market orders: band, lots, minimum notional, one order in flight at a time."""
+"""From allowed weights to market orders, in words and numbers; the arithmetic is in policy.decision_kernel."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from policy.observation import Book
+from policy import decision_kernel as kernel
 from shared.rows import FloatArray
-from shared.simulation.kernel import floor_to_step
 
 
 @dataclass(frozen=True, slots=True)
 class TradingRules:
-    """Each instrument's tick, lot (base) and minimum order value (quote), [N]; the change of weight below
-    which nothing is sent; the largest entry that the operator lets through, in quote (exits are not cut)."""
+    """Each instrument's tick, lot (base) and minimum order value (quote), [N]; the change of weight, as a share of a
+    full position and at turnover penalty 1, below which nothing is sent; the largest entry that the operator lets
+    through, in quote (exits are not cut)."""
 
     tick: FloatArray
     lot: FloatArray
@@ -32,52 +29,36 @@ class Plan:
     reasons: list[str]
 
 
-def plan(
-    allowed: FloatArray,
-    book: Book,
-    prices: FloatArray,
-    rules: TradingRules,
-    in_flight: NDArray[np.bool_],
-    tradable: NDArray[np.bool_],
-) -> Plan:
-    """The orders that bring the book to ``allowed`` [N]: sells whole lots of what is held, buys whole lots.
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """The numbers one instrument's order was planned with; they say its reason."""
 
-    Nothing is sent for an instrument with an order in flight, nor for one whose newest candle is missing: a
-    position is held rather than sold on a price that is not known.
-    """
-    weights = book.weights(prices)
-    quantities, reasons = [], []
-    for n in range(len(allowed)):
-        if in_flight[n]:
-            quantity, reason = 0.0, "an earlier order is still open"
-        elif not tradable[n]:
-            quantity, reason = 0.0, "its newest candle is missing"
-        else:
-            quantity, reason = _one_order(float(allowed[n]), float(weights[n]), n, book, float(prices[n]), rules)
-        quantities.append(quantity)
-        reasons.append(reason)
-    return Plan(np.array(quantities), reasons)
+    allowed: float
+    weight: float
+    quantity: float
+    price: float
+    lot: float
+    min_notional: float
+    band: float
 
 
-def _one_order(
-    allowed: float, weight: float, n: int, book: Book, price: float, rules: TradingRules
-) -> tuple[float, str]:
-    change = allowed - weight
-    held, lot, min_notional = float(book.held[n]), float(rules.lot[n]), float(rules.min_notional[n])
-    leaves = allowed == 0.0 and held > 0.0
-    if change == 0.0:
-        return 0.0, "already there"
-    if abs(change) < rules.no_trade_band and not leaves:
-        return 0.0, f"change of weight {change:+.4f} is inside the band of {rules.no_trade_band:g}"
-    if leaves:
-        quantity = held
-    else:
-        value = abs(change) * book.equity
-        quantity = floor_to_step((min(value, rules.max_order_notional) if change > 0 else value) / price, lot)
-        quantity = quantity if change > 0 else min(quantity, held)
-    if quantity == 0.0:
-        return 0.0, f"change of weight {change:+.4f} is less than a lot of {lot:g}"
-    if quantity * price < min_notional:
-        return 0.0, f"order of {quantity * price:.2f} is below the venue's minimum of {min_notional:g}"
-    verb = "buy" if change > 0 else "sell"
-    return (quantity if change > 0 else -quantity), f"{verb} to move weight {weight:.4f} to {allowed:.4f}"
+def in_words(code: int, s: Sizing) -> str:
+    """The one reason why an order follows or why none does."""
+    change = s.allowed - s.weight
+    match code:
+        case kernel.IN_FLIGHT:
+            return "an earlier order is still open"
+        case kernel.NO_CANDLE:
+            return "its newest candle is missing"
+        case kernel.NO_PRICE:
+            return "it never had a price"
+        case kernel.ALREADY_THERE:
+            return "already there"
+        case kernel.IN_BAND:
+            return f"change of weight {change:+.4f} is inside the band of {s.band:.4g}"
+        case kernel.BELOW_LOT:
+            return f"change of weight {change:+.4f} is less than a lot of {s.lot:g}"
+        case kernel.BELOW_MINIMUM:
+            return f"an order to change the weight by {change:+.4f} is below the venue's minimum of {s.min_notional:g}"
+    verb = "buy" if code == kernel.BUY else "sell"
+    return f"{verb} to move weight {s.weight:.4f} to {s.allowed:.4f}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from policy.risk.context import RiskContext, no_entries
-from shared.rows import FloatArray
+from policy.risk.context import Notes, RiskContext, no_entry
+from shared.simulation.kernel import Floats
 
 
-def apply(proposed: FloatArray, context: RiskContext) -> tuple[FloatArray, str]:
-    limit = min(context.config.daily_loss_limit, context.operator.daily_loss_limit)
-    loss = -context.book.day_return
-    if loss < limit:
-        return proposed, ""
-    return no_entries(proposed, context), f"lost {loss:.2%} today; no entries beyond {limit:.2%} until UTC midnight"
+def apply(weights: Floats, context: RiskContext) -> None:
+    if -context.day_return < context.daily_loss_limit:
+        return
+    for n in range(len(weights)):
+        weights[n] = no_entry(weights[n], context.held_weights[n])
+
+
+def because(n: int, context: RiskContext, notes: Notes) -> str:
+    loss, limit = -context.day_return, context.daily_loss_limit
+    return f"lost {loss:.2%} today; no entries beyond {limit:.2%} until UTC midnight"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from policy.risk.context import RiskContext
-from shared.rows import FloatArray
+from policy.risk.context import Notes, RiskContext
+from shared.simulation.kernel import Floats
 
 
-def apply(proposed: FloatArray, context: RiskContext) -> tuple[FloatArray, str]:
-    limit = min(context.config.max_drawdown, context.operator.max_drawdown)
-    drawdown = context.book.drawdown
-    if drawdown < limit:
-        return proposed, ""
-    return np.zeros_like(proposed), f"{drawdown:.2%} below the peak (limit {limit:.2%}); in cash until resumed"
+def apply(weights: Floats, context: RiskContext) -> None:
+    if context.drawdown < context.max_drawdown:
+        return
+    for n in range(len(weights)):
+        weights[n] = 0.0
+
+
+def because(n: int, context: RiskContext, notes: Notes) -> str:
+    return f"{context.drawdown:.2%} below the peak (limit {context.max_drawdown:.2%}); in cash until resumed"

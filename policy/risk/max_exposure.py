@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from policy.risk.context import RiskContext
-from shared.rows import FloatArray
+from policy.risk.context import Notes, RiskContext
+from shared.simulation.kernel import Floats
 
 
-def apply(proposed: FloatArray, context: RiskContext) -> tuple[FloatArray, str]:
-    cap = min(context.config.max_exposure, context.operator.max_exposure)
-    total = float(proposed.sum())
-    allowed = np.minimum(proposed, proposed * (cap / total)) if total > cap else proposed
-    return allowed, f"exposure {total:.3g} may be at most {cap:.3g} of equity"
+def apply(weights: Floats, context: RiskContext) -> None:
+    total = 0.0
+    for n in range(len(weights)):
+        total += weights[n]
+    if total <= context.max_exposure:
+        return
+    for n in range(len(weights)):
+        weights[n] = min(weights[n], weights[n] * (context.max_exposure / total))
+
+
+def because(n: int, context: RiskContext, notes: Notes) -> str:
+    return f"all positions together may be at most {context.max_exposure:.3g} of equity"

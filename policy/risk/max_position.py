@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from policy.risk.context import RiskContext
-from shared.rows import FloatArray
+from policy.risk.context import Notes, RiskContext
+from shared.simulation.kernel import Floats
 
 
-def apply(proposed: FloatArray, context: RiskContext) -> tuple[FloatArray, str]:
-    cap = min(context.config.max_position, context.operator.max_position)
-    return np.minimum(proposed, cap), f"a position may be at most {cap:.3g} of equity"
+def apply(weights: Floats, context: RiskContext) -> None:
+    for n in range(len(weights)):
+        weights[n] = min(weights[n], context.max_position)
+
+
+def because(n: int, context: RiskContext, notes: Notes) -> str:
+    return f"a position may be at most {context.max_position:.3g} of equity"

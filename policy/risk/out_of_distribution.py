@@ -10,20 +10,21 @@ more); six hours without volume in 82 to 100 %; a single bar of ten deviations s
 
 from __future__ import annotations
 
-import numpy as np
-
-from policy.risk.context import RiskContext
-from shared.rows import FloatArray
+from policy.risk.context import Notes, RiskContext
+from shared.simulation.kernel import Floats
 
 FROM = 0.999  # of the calibration windows are less unusual: up to here nothing is cut
 TO = 0.9999  # from here on nothing is held
 
 
-def apply(proposed: FloatArray, context: RiskContext) -> tuple[FloatArray, str]:
-    if context.ood is None:  # fresh_data says so
-        return proposed, ""
-    factor = np.clip((TO - context.ood) / (TO - FROM), 0.0, 1.0)
-    unusual = ", ".join(f"{ood:.6g}" for ood in context.ood[factor < 1.0])
-    return proposed * factor, (
-        f"unlike what the encoder knows (ood {unusual}): from {FROM} on a position shrinks, at {TO} to nothing"
+def apply(weights: Floats, context: RiskContext) -> None:
+    for n in range(len(weights)):
+        if context.ood[n] > FROM:  # not for NaN: fresh_data has its say about what is not known
+            weights[n] *= max((TO - context.ood[n]) / (TO - FROM), 0.0)
+
+
+def because(n: int, context: RiskContext, notes: Notes) -> str:
+    return (
+        f"unlike what the encoder knows (ood {context.ood[n]:.6g}): "
+        f"from {FROM} on a position shrinks, at {TO} to nothing"
     )

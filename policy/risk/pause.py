@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from policy.risk.context import RiskContext, no_entries
-from shared.rows import FloatArray
+from policy.risk.context import Notes, RiskContext, no_entry
+from shared.simulation.kernel import Floats
 
 
-def apply(proposed: FloatArray, context: RiskContext) -> tuple[FloatArray, str]:
-    if context.wallet_paused:
-        return no_entries(proposed, context), "the wallet is paused by its operator"
-    if context.config.pause:
-        return no_entries(proposed, context), "policy_config says pause"
-    return proposed, ""
+def apply(weights: Floats, context: RiskContext) -> None:
+    if not context.paused:
+        return
+    for n in range(len(weights)):
+        weights[n] = no_entry(weights[n], context.held_weights[n])
+
+
+def because(n: int, context: RiskContext, notes: Notes) -> str:
+    return "the wallet is paused by its operator" if notes.wallet_paused else "policy_config says pause"

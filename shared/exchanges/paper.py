@@ -45,19 +45,29 @@ def fill_market_order(
     cash: Decimal,
     held: Decimal,
     open_price: float,
-    slippage_bps: Decimal,
+    volume: float,
+    bar_s: int,
+    volatility: float,
+    half_spread_bps: Decimal,
+    impact: Decimal,
     fee_bps: Decimal,
     tick: Decimal,
     lot: Decimal,
 ) -> PaperFill:
-    """What the venue answers to a market order whose fill candle opened at ``open_price``."""
+    """What the venue answers to a market order whose fill candle opened at ``open_price`` and traded ``volume`` in
+    ``bar_s`` seconds; ``volatility`` is the order's own: annualised, as known when it was sized.
+
+    The kernel's arithmetic, as shared.simulation.kernel.advance_book applies it."""
     signed = to_float(quantity) if side == "buy" else -to_float(quantity)
+    slipped = kernel.slippage_bps(
+        float(half_spread_bps), float(impact), volatility * kernel.bar_years_sqrt(bar_s), abs(signed), volume
+    )
     filled, price, cost, fee = kernel.market_fill(
         signed,
         to_float(cash),
         to_float(held),
         open_price,
-        float(slippage_bps),
+        slipped,
         float(fee_bps),
         to_float(tick),
         to_float(lot),

@@ -1,19 +1,19 @@
-"""The kernel, compiled by numba: the same source, the same bits, about a hundred times faster.
+"""The kernel, compiled by numba: the same source, the same bits, hundreds of times faster.
 
 Kept apart so that scheduled jobs, which run the kernel as plain Python, never import numba.
 """
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable
-from typing import Any
-
-import numba
-
 from shared.simulation import kernel
+from shared.simulation.compilation import CompilationError, chain, compile_functions
 
-# In order of use: a function is compiled after those it calls.
+__all__ = [
+    "COMPILED", "CompilationError", "advance", "advance_book", "advance_books", "chain", "close_book", "close_out",
+    "compile_functions", "compiled",
+]  # fmt: skip
+
+ALLOCATES = ("advance", "close_out", "advance_books")  # they make arrays
 COMPILED = (
     "round_money",
     "floor_to_step",
@@ -22,22 +22,25 @@ COMPILED = (
     "trade_cost",
     "trade_fee",
     "affordable",
+    "bar_years_sqrt",
+    "slippage_bps",
     "market_fill",
+    "bracket_fill",
     "cash_after",
     "equity",
+    "book_fill",
+    "clear_order",
+    "fill_orders",
+    "fill_brackets",
+    "is_quiet",
+    "mark_bars",
+    "advance_book",
     "advance",
+    "close_book",
+    "close_out",
+    "advance_books",
 )
 
-
-def _compile() -> dict[str, Callable[..., Any]]:
-    """Rebinds each function's globals to the compiled versions of the functions it calls."""
-    namespace: dict[str, Any] = dict(vars(kernel))
-    for name in COMPILED:
-        source = getattr(kernel, name)
-        copy = types.FunctionType(source.__code__, namespace, name)
-        namespace[name] = numba.njit(fastmath=False, error_model="numpy")(copy)
-    return {name: namespace[name] for name in COMPILED}
-
-
-compiled = _compile()
-advance = compiled["advance"]
+compiled = compile_functions(kernel, COMPILED, allocates=ALLOCATES)
+advance, advance_book, advance_books = compiled["advance"], compiled["advance_book"], compiled["advance_books"]
+close_out, close_book = compiled["close_out"], compiled["close_book"]

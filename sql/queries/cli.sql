@@ -2,8 +2,8 @@
 
 -- name: insert_wallet
 -- A new wallet; none comes back when the name is taken.
-INSERT INTO wallets (name, venue, mode, quote, track, taker_fee_bps, slippage_bps, recorded_at)
-VALUES (%(name)s, %(venue)s, 'paper', %(quote)s, %(track)s, %(taker_fee_bps)s, %(slippage_bps)s, %(at)s)
+INSERT INTO wallets (name, venue, mode, quote, track, taker_fee_bps, slippage_bps, impact, recorded_at)
+VALUES (%(name)s, %(venue)s, 'paper', %(quote)s, %(track)s, %(taker_fee_bps)s, %(slippage_bps)s, %(impact)s, %(at)s)
 ON CONFLICT (name) DO NOTHING RETURNING id
 
 -- name: insert_limits

@@ -48,6 +48,10 @@ SELECT status, clock_skew_s, round_trip_s, recorded_at FROM venue_checks
 WHERE venue = %(venue)s AND recorded_at <= %(now)s
 ORDER BY recorded_at DESC, id DESC LIMIT 1
 
+-- name: newest_promotion
+-- What a policy's residual counts, by its newest promotion; none where it was never promoted.
+SELECT residual, verdict FROM promotions WHERE model_id = %(model_id)s ORDER BY id DESC LIMIT 1
+
 -- name: settle_orders
 -- Brings the state of open orders to what the venue said last.
 UPDATE orders o SET state = e.event
@@ -68,8 +72,11 @@ SELECT c.amount AS cash,
 FROM cash c WHERE c.wallet_id = %(wallet_id)s
 
 -- name: positions
--- What a wallet holds, by instrument.
-SELECT instrument_id, quantity FROM positions WHERE wallet_id = %(wallet_id)s
+-- What a wallet holds, by instrument, and the price it last decided at.
+SELECT p.instrument_id, p.quantity,
+       (SELECT price FROM decisions d WHERE d.wallet_id = p.wallet_id AND d.instrument_id = p.instrument_id
+        AND d.as_of < %(as_of)s ORDER BY d.as_of DESC LIMIT 1) AS last_price
+FROM positions p WHERE p.wallet_id = %(wallet_id)s
 
 -- name: orders_in_flight
 -- Instruments with an order whose end is not known yet.
@@ -82,20 +89,34 @@ SELECT id FROM installation
 
 -- name: insert_decision
 -- One decision; none comes back when this candle was decided already.
-INSERT INTO decisions (wallet_id, instrument_id, as_of, source, wanted_weight, allowed_weight, clamps, reason, price,
-                       quantity_held, cash, equity, model_id, encoder_id, market_state_id, market_state_short_id,
-                       policy_config_id, observation_hash, recorded_at)
-VALUES (%(wallet_id)s, %(instrument_id)s, %(as_of)s, %(source)s, %(wanted_weight)s, %(allowed_weight)s, %(clamps)s,
-        %(reason)s, %(price)s, %(quantity_held)s, %(cash)s, %(equity)s, %(model_id)s, %(encoder_id)s,
-        %(market_state_id)s, %(market_state_short_id)s, %(policy_config_id)s, %(observation_hash)s, %(recorded_at)s)
+INSERT INTO decisions (wallet_id, instrument_id, as_of, source, wanted_weight, allowed_weight, baseline_weight, action,
+                       agreement, contributions, clamps, reason, price, quantity_held, cash, equity, model_id,
+                       encoder_id, market_state_id, market_state_short_id, policy_config_id, observation_hash,
+                       recorded_at)
+VALUES (%(wallet_id)s, %(instrument_id)s, %(as_of)s, %(source)s, %(wanted_weight)s, %(allowed_weight)s,
+        %(baseline_weight)s, %(action)s, %(agreement)s, %(contributions)s, %(clamps)s, %(reason)s, %(price)s,
+        %(quantity_held)s, %(cash)s, %(equity)s, %(model_id)s, %(encoder_id)s, %(market_state_id)s,
+        %(market_state_short_id)s, %(policy_config_id)s, %(observation_hash)s, %(recorded_at)s)
 RETURNING id
 
 -- name: insert_order
 -- An intent, committed together with its decision.
-INSERT INTO orders (id, decision_id, wallet_id, mode, instrument_id, side, type, quantity, reference_price, not_before,
-                    deadline, recorded_at)
+INSERT INTO orders (id, decision_id, wallet_id, mode, instrument_id, side, type, quantity, reference_price, volatility,
+                    not_before, deadline, recorded_at)
 VALUES (%(id)s, %(decision_id)s, %(wallet_id)s, %(mode)s, %(instrument_id)s, %(side)s, 'market', %(quantity)s,
-        %(reference_price)s, %(not_before)s, %(deadline)s, %(recorded_at)s)
+        %(reference_price)s, %(volatility)s, %(not_before)s, %(deadline)s, %(recorded_at)s)
+
+-- name: oldest_candle
+-- The first close of the decision clock from which all instruments of a portfolio have some.
+SELECT max(oldest.as_of) AS first
+FROM unnest(%(instrument_ids)s::int[]) AS i (id)
+CROSS JOIN LATERAL (SELECT as_of FROM market_data m
+                    WHERE m.instrument_id = i.id AND m.timeframe_s = %(timeframe_s)s AND m.as_of <= %(now)s
+                    ORDER BY as_of LIMIT 1) oldest
+
+-- name: wallet_impact
+-- How strongly a paper wallet's orders move the price.
+SELECT impact FROM wallets WHERE id = %(wallet_id)s
 
 -- name: insert_backtest
 -- One backtest with all that is needed to run it again.

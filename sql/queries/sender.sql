@@ -18,15 +18,15 @@ VALUES (%(order_id)s, %(event)s, %(detail)s, %(venue_order_id)s, %(at)s, %(recor
 -- name: working_orders
 -- Accepted paper orders without an end, each with the first candle that may fill it: one that opened after the
 -- venue accepted it. In the order in which the venue meets them: time, sells first, the portfolio's order.
-SELECT o.id, o.wallet_id, o.instrument_id, o.side, o.quantity, o.deadline, w.slippage_bps, w.taker_fee_bps, w.quote,
-       i.tick_size, i.lot_size, i.base_timeframe_s, c.open, c.opened_at
+SELECT o.id, o.wallet_id, o.instrument_id, o.side, o.quantity, o.volatility, o.deadline, w.slippage_bps, w.impact,
+       w.taker_fee_bps, w.quote, i.tick_size, i.lot_size, i.base_timeframe_s, c.open, c.volume, c.opened_at
 FROM orders o
 JOIN order_events a ON a.order_id = o.id AND a.event = 'accepted'
 JOIN wallets w ON w.id = o.wallet_id
 JOIN limits l ON l.wallet_id = w.id
 JOIN instruments i ON i.id = o.instrument_id
 LEFT JOIN LATERAL (
-    SELECT open, as_of - make_interval(secs => timeframe_s) AS opened_at
+    SELECT open, volume, as_of - make_interval(secs => timeframe_s) AS opened_at
     FROM market_data m
     WHERE m.instrument_id = i.id AND m.timeframe_s = i.base_timeframe_s AND m.as_of <= %(now)s
       AND m.as_of >= GREATEST(o.not_before, a.at) + make_interval(secs => i.base_timeframe_s)

@@ -16,7 +16,6 @@ from encoder.run_encoder import run_once as run_encoder
 from encoder.schema import encoder_schema
 from encoder.upgrade import run_once, switch
 from policy.inputs import Inputs
-from policy.observation import policy_schema
 from policy.policy_model import load_policy
 from policy.run_trader import operator_limits
 from shared.clock import ReplayClock, to_unix
@@ -29,6 +28,7 @@ from shared.settings import Settings
 from tests.encoder.small_encoder import save_encoder, small_encoder
 from tests.encoder.test_run_encoder import save_policy, statuses
 from tests.helpers import NOON, DatabaseFor, random_candles, store_candles
+from tests.policy.small_policy import save_small_policy
 
 HOUR = 3600
 NOW = NOON + timedelta(hours=300)
@@ -118,9 +118,9 @@ def test_a_policy_reads_the_encoder_it_learnt_from_and_no_other(
 ) -> None:
     new = save_encoder(database_for, seed=1)
     symbols = ("AAA/USDT", "BBB/USDT")
-    save_policy(database_for, old, schema=policy_schema(symbols, HOUR, schema_hash(encoder_schema(HOUR))))
+    save_small_policy(database_for("policy"), old, schema_hash(encoder_schema(HOUR)))
     run_once(CLOCK, encoder, settings)
-    policy = load_policy(database_for("policy"), symbols, HOUR)
+    policy = load_policy(database_for("policy"), HOUR)
     assert policy is not None
     assert policy.encoder_id == old
     instruments = find_instruments(encoder, "test", symbols)
@@ -128,13 +128,11 @@ def test_a_policy_reads_the_encoder_it_learnt_from_and_no_other(
         inputs = Inputs(
             database_for("policy"), instruments, HOUR, "live", model_id, operator_limits(settings), NOW, NOW, 7200
         )
-        read = inputs.at(NOW).embeddings
-        assert read is not None
         stored = read_embeddings(encoder, model_id, [i.id for i in instruments], HOUR, 0, to_unix(NOW))
-        assert read.tobytes() == np.stack([stored[i.id].embedding[-1] for i in instruments]).tobytes()
+        assert inputs.at(NOW).ood.tolist() == [stored[i.id].ood[-1] for i in instruments]
     database_for("owner").execute("DELETE FROM embeddings WHERE model_id = %(id)s", {"id": old})
     inputs = Inputs(database_for("policy"), instruments, HOUR, "live", old, operator_limits(settings), NOW, NOW, 7200)
-    assert inputs.at(NOW).embeddings is None, "another model's rows are no substitute"
+    assert np.isnan(inputs.at(NOW).ood).all(), "another model's rows are no substitute"
 
 
 def test_with_nothing_to_switch_to_nothing_happens_but_the_index(

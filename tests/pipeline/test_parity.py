@@ -40,7 +40,7 @@ def traded(settings: Settings) -> Iterator[tuple[Databases, BacktestResult]]:
         install_random_policy(databases, settings, plan)
         replay(plan.train_to, plan.end, databases, settings, plan.exchange)
         wallet = backtest.find_wallet(databases["policy"], plan.end, demo.WALLET)
-        request = backtest.Request(wallet, plan.train_to, plan.end, demo.CAPITAL, "operator")
+        request = backtest.Request(wallet, plan.train_to, plan.end, demo.CAPITAL, "operator", rearm_days=None)
         yield databases, backtest.run_backtest(databases["policy"], settings, request)
 
 
@@ -57,7 +57,7 @@ def test_jobs_and_backtest_make_identical_decisions_and_fills(traded: tuple[Data
 
     equity = databases["cli"].fetch_one("SELECT equity FROM equity")
     assert equity is not None
-    assert float(equity["equity"]) == pytest.approx(result.curves[0].equity[-1], abs=1e-7)
+    assert float(equity["equity"]) == pytest.approx(result.curves[0].last_marked, abs=1e-7)
 
 
 def _simulated_decisions(stored: list[dict[str, Any]], result: BacktestResult) -> Iterator[dict[str, Any]]:

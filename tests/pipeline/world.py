@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from candles.store import default_rules
 from pipeline import demo
 from pipeline.demo import Plan
 from pipeline.replay import Databases
+from policy.decision_kernel import OBSERVATION_SIZE
 from policy.observation import policy_schema
-from policy.policy_export import export_actor
+from policy.policy_export import export_ensemble
 from shared.clock import to_unix
 from shared.exchanges.recorded import RecordedExchange
 from shared.model_store import active_model, model_by_id, save_model
@@ -35,7 +34,7 @@ def small(settings: Settings, base_timeframe: str) -> Settings:
         update={
             "universe": settings.universe.model_copy(update={"base_timeframe": base_timeframe}),
             "encoder": settings.encoder.model_copy(update={"train_steps": 3, "batch_size": 32}),
-            "policy": settings.policy.model_copy(update={"train_steps": 64}),
+            "policy": settings.policy.model_copy(update={"pathwise_steps": 3, "ppo_steps": 64, "seeds": 1}),
         }
     )
 
@@ -59,31 +58,26 @@ def make_plan(series: dict[str, Candles], base_timeframe: str, hours: int) -> Pl
     )  # fmt: skip
 
 
-def random_actor(observation_size: int, actions: int, seed: int) -> Any:
-    """An actor that always wants something else: nothing learnt, but every path of trading is walked."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def layer(inputs: int, outputs: int, scale: float) -> torch.nn.Linear:
-        made = torch.nn.Linear(inputs, outputs)
-        made.weight.data = torch.randn(outputs, inputs, generator=generator) * scale
-        made.bias.data = torch.randn(outputs, generator=generator) * 0.1
-        return made
-
-    hidden = [layer(observation_size, 32, 0.1), torch.nn.Tanh(), layer(32, 32, 0.3), torch.nn.Tanh()]
-    return SimpleNamespace(mlp_extractor=SimpleNamespace(policy_net=hidden), action_net=layer(32, actions, 0.5))
+def random_net(seed: int) -> dict[str, NDArray[np.float32]]:
+    """A net that always wants something else: nothing learnt, but every path of trading is walked."""
+    rng = np.random.default_rng(seed)
+    sizes = ((32, OBSERVATION_SIZE, 0.1), (32, 32, 0.3), (1, 32, 0.5))
+    weights = {
+        f"weight_{k}": rng.normal(0.0, scale, (o, i)).astype(np.float32) for k, (o, i, scale) in enumerate(sizes)
+    }
+    return weights | {f"bias_{k}": rng.normal(0.0, 0.1, o).astype(np.float32) for k, (o, _, _) in enumerate(sizes)}
 
 
 def install_random_policy(databases: Databases, settings: Settings, plan: Plan, seed: int = 5) -> int:
-    """Makes a random actor the active policy, as if it had been trained on the policy's span."""
+    """Makes two random nets the active policy, as if they had been trained on the policy's span."""
     database = databases["policy"]
     encoder = active_model(database, "encoder")
     assert encoder is not None
-    schema = policy_schema(SYMBOLS, settings.universe.decision_timeframe_s, encoder.schema_hash)
-    actor = random_actor(len(schema["observation"]), len(SYMBOLS), seed)
+    schema = policy_schema(settings.universe.decision_timeframe_s, encoder.schema_hash, reach=1.0)
     return save_model(
         database,
         kind="policy",
-        onnx=export_actor(actor),
+        onnx=export_ensemble([random_net(seed), random_net(seed + 1)]),
         schema=schema,
         trained_from=plan.policy_from,
         trained_to=plan.train_to,

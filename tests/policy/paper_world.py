@@ -17,6 +17,7 @@ from psycopg.types.json import Json
 from pipeline.operator import create_wallet, issue_command
 from policy import run_trader
 from policy.execution import sender
+from policy.strategies.residual import Residual
 from shared.clock import ReplayClock, from_unix, to_unix
 from shared.db import load_queries
 from shared.job import Outcome
@@ -25,7 +26,10 @@ from shared.settings import Settings
 from tests.helpers import NOON, DatabaseFor, store_candles
 from tests.shared.spine_rows import insert
 
-HISTORY = 300  # hours, all at 100: no trend, no volatility, so that the script alone decides
+# Hours that sink a little towards 100, on little noise: no rising trend, so that the script alone decides, and so
+# little volatility that a full position is more than max_position: what the script wants is that, or nothing.
+HISTORY = 300
+CALM = [100.1 + 0.005 * (HISTORY - k) + 0.1 * (k % 2) for k in range(HISTORY)]
 A, B = "AAA/USDT", "BBB/USDT"
 FIVE, HOUR_S = 300, 3600
 MINUTE, HOUR, DELAY = timedelta(minutes=1), timedelta(hours=1), timedelta(seconds=120)
@@ -86,23 +90,22 @@ class PaperMarket:
         return self.database_for("cli").fetch(query, parameters)  # type: ignore[arg-type]
 
     def order(self, wallet: int, instrument: int, side: str, quantity: str, not_before: datetime = NOON + DELAY,
-              deadline: datetime | None = None, price: float = 100.0, mode: str = "paper") -> uuid.UUID:  # fmt: skip
+              deadline: datetime | None = None, price: float = 100.0, mode: str = "paper", volatility: float = 0.0,
+              ) -> uuid.UUID:  # fmt: skip
         """An intent with its decision, each written down as the trader would."""
         policy, queries, id_ = self.database_for("policy"), load_queries("policy"), uuid.uuid4()
         decided = {
             "wallet_id": wallet, "instrument_id": instrument, "as_of": not_before - DELAY, "source": str(id_),
-            "wanted_weight": 0, "allowed_weight": 0, "clamps": Json([]), "reason": "", "price": price,
-            "quantity_held": 0, "cash": 0, "equity": 0, "recorded_at": not_before, "observation_hash": None,
-            **dict.fromkeys(
-                ("model_id", "encoder_id", "market_state_id", "market_state_short_id", "policy_config_id")
-            ),
+            "wanted_weight": 0, "allowed_weight": 0, "baseline_weight": 0, "contributions": Json({}),
+            "clamps": Json([]), "reason": "", "price": price, "quantity_held": 0, "cash": 0, "equity": 0,
+            "recorded_at": not_before, **dict.fromkeys(SAID_BY_A_MODEL), "policy_config_id": None,
         }  # fmt: skip
         row = policy.fetch_one(queries["insert_decision"], decided)
         assert row is not None
         intent = {
             "id": id_, "decision_id": row["id"], "wallet_id": wallet, "mode": mode, "instrument_id": instrument,
-            "side": side, "quantity": Decimal(quantity), "reference_price": price, "not_before": not_before,
-            "deadline": deadline or not_before + HOUR, "recorded_at": not_before,
+            "side": side, "quantity": Decimal(quantity), "reference_price": price, "volatility": volatility,
+            "not_before": not_before, "deadline": deadline or not_before + HOUR, "recorded_at": not_before,
         }  # fmt: skip
         policy.execute(queries["insert_order"], intent)
         return id_
@@ -147,9 +150,12 @@ STATE = {
 }  # fmt: skip
 CONFIG = {
     "source": "test", "risk_aversion": 1.0, "turnover_penalty": 1.0, "drawdown_penalty": 1.0,
-    "target_volatility": 0.25, "max_exposure": 1.0, "max_position": 0.5, "daily_loss_limit": 0.05,
+    "target_volatility": 0.25, "max_exposure": 1.0, "max_position": 0.125, "daily_loss_limit": 0.05,
     "max_drawdown": 0.15, "pause": False, "reasons": "a test",
 }  # fmt: skip
+SAID_BY_A_MODEL = (
+    "model_id", "encoder_id", "market_state_id", "market_state_short_id", "observation_hash", "action", "agreement",
+)  # fmt: skip
 FAKE_ONNX = {"encoder": b"an encoder", "policy": b"a policy"}
 
 
@@ -203,20 +209,25 @@ def insert_embeddings(market: PaperMarket, model_id: int, instruments: Sequence[
 
 @dataclass
 class ScriptedPolicy:
-    """A policy model that says what the test wrote down for each hour, and keeps what it was shown."""
+    """A policy model that says what the test wrote down for each hour, and keeps what it was shown.
+
+    An action of 1 wants all it may have, one of 0 or -1 nothing: no trend rises."""
 
     id: int
     encoder_id: int
+    residual_scale: float = 1.0
+    agreement: float = 1.0
     script: dict[datetime, tuple[float, ...]] = field(default_factory=dict)
     seen: dict[datetime, Any] = field(default_factory=dict)
     asked_at: datetime | None = None
 
-    def act(self, observation: Any) -> Any:
+    def act(self, observation: Any) -> Residual:
         assert self.asked_at is not None
-        self.seen[self.asked_at] = observation
-        return np.array(self.script[self.asked_at])
+        self.seen[self.asked_at] = observation.copy()
+        action = np.array(self.script[self.asked_at])
+        return Residual(action, np.full(len(action), self.agreement), reach=0.5)
 
-    def usable(self, database: object, symbols: object, timeframe_s: int, as_of: datetime) -> tuple[Any, str]:
+    def usable(self, database: object, timeframe_s: int, as_of: datetime) -> tuple[Any, str]:
         """Stands in for policy.policy_model.usable_policy."""
         self.asked_at = as_of
         return self, ""
@@ -231,8 +242,9 @@ def install_scripted_policy(market: PaperMarket, monkeypatch: pytest.MonkeyPatch
 
 
 def store_flat(market: PaperMarket, symbol: str, opens: dict[str, float] | None = None) -> int:
-    """Hours at 100 until 18:00, and 5m candles of the day that close at 100 and open there too, or at ``opens``."""
-    market.store(symbol, HOUR_S, candles(NOON - HISTORY * HOUR, HOUR_S, [100.0] * (HISTORY + 6)))
+    """Calm hours, from NOON to 18:00 at 100, and 5m candles of the day that close at 100 and open there too, or at
+    ``opens``."""
+    market.store(symbol, HOUR_S, candles(NOON - HISTORY * HOUR, HOUR_S, [*CALM, *[100.0] * 6]))
     first = NOON - 10 * MINUTE
     at_open = {at(text): price for text, price in (opens or {}).items()}
     made = [at_open.get(first + n * 5 * MINUTE, 100.0) for n in range(6 * 12 + 2)]

@@ -1,28 +1,29 @@
-"""Views, books, steering and training data made of numbers alone: no database, no candles."""
+"""Markets, books, steering and training data made of numbers alone: no database, no candles."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hypothesis import strategies as st
 
+from policy.decision_path import Circumstances
 from policy.execution.plan import TradingRules
-from policy.inputs import Market
-from policy.observation import HORIZONS_S, Book, View
-from policy.risk.context import OperatorLimits, RiskContext
-from policy.signals import Signal
-from policy.simulator import BarGrid, Costs
-from policy.trading_env import TrainingData
-from shared.clock import from_unix, to_unix
+from policy.observation import EMBEDDING_SIZE, HORIZONS_S, Book, Market, View, market_block, steering_of
+from policy.risk.context import NO_LIMITS, Notes, OperatorLimits, RiskContext
+from policy.strategies.residual import Residual
+from shared.clock import to_unix
 from shared.rows import POLICY_CONFIG_BOUNDS, FloatArray, MarketState, PolicyConfig
 from shared.simulation import kernel
 from tests.helpers import NOON
 
-FREE = OperatorLimits(max_position=1.0, max_exposure=1.0, daily_loss_limit=1.0, max_drawdown=1.0)
+if TYPE_CHECKING:
+    from policy.training_data import TrainingData
+
+BAND, COST, REACH = 0.25, 0.0045, 0.5
 
 
 def make_config(**changes: Any) -> PolicyConfig:
@@ -50,26 +51,78 @@ def make_book(held: Sequence[float], prices: Sequence[float], cash: float = 1000
     return replace(Book(cash, amounts, equity, equity, equity), **changes)
 
 
-def make_context(weights: Sequence[float], **changes: Any) -> RiskContext:
-    """A wallet worth 1000 that holds these weights, under no limits but those in ``changes``."""
-    held = np.array(weights, dtype=float) * 10
-    book = make_book(held, [100.0] * len(held), cash=1000 * (1 - sum(weights)))
-    config = make_config(max_position=1.0, daily_loss_limit=1.0, max_drawdown=1.0)
-    context = RiskContext(config, FREE, book, np.array(weights, dtype=float), None, wallet_paused=False, doubts="")
-    return replace(context, **changes)
-
-
-def make_view(signals: Sequence[Signal], config: PolicyConfig, book: Book, seed: int = 0) -> View:
-    rng = np.random.default_rng(seed)
-    vectors = rng.normal(size=(len(signals), 64)).astype(np.float32)
+def make_market(prices: Sequence[float], trend: Sequence[float], volatility: Sequence[float], seed: int = 0,
+                complete: Sequence[bool] | None = None, **changes: Any) -> Market:  # fmt: skip
+    """What is known of N instruments, each with an embedding of its own; of those not ``complete`` there is none."""
+    n, rng = len(prices), np.random.default_rng(seed)
+    vectors = rng.normal(size=(n, EMBEDDING_SIZE)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    whole = np.ones(n, dtype=bool) if complete is None else np.array(complete, dtype=bool)
+    ood = np.where(whole, rng.uniform(0, 0.99, n), np.nan)
+    trends, volatilities = np.array(trend, dtype=float), np.array(volatility, dtype=float)
     short, long = (make_state(horizon) for horizon in HORIZONS_S)
-    return View(tuple(signals), vectors, rng.uniform(size=len(signals)), (short, long), config, book)
+    block = np.zeros((n, 73), np.float32)
+    block[whole] = market_block(vectors[whole], ood[whole], trends[whole], volatilities[whole], (short, long))
+    market = Market(
+        prices=np.array(prices, dtype=float), trend=trends, volatility=volatilities, ood=ood, block=block,
+        complete=whole, tradable=np.ones(n, dtype=bool), doubts=tuple("" if w else "no embedding" for w in whole),
+        states=(short, long), config=make_config(),
+    )  # fmt: skip
+    return replace(market, **changes)
+
+
+def make_view(market: Market, book: Book | None = None, cost: float = COST, band: float = BAND) -> View:
+    """Steered by the market's own config; without a ``book``, one that holds nothing."""
+    prices = market.prices.tolist()
+    return View(market, book or make_book([0.0] * len(prices), prices), cost, steering_of(market.config, band))
+
+
+def steered(view: View, **changes: Any) -> View:
+    """The same view under another config."""
+    config = replace(view.market.config, **changes)
+    return replace(view, market=replace(view.market, config=config), steering=steering_of(config, BAND))
+
+
+def make_circumstances(n: int, **changes: Any) -> Circumstances:
+    """Nothing in doubt, nothing in flight, no operator's limits; fine lots, orders from 10 on."""
+    rules = TradingRules(np.full(n, 0.01), np.full(n, 1e-5), np.full(n, 10.0), BAND, float("inf"))
+    free = Circumstances(NO_LIMITS, rules, np.zeros(n, dtype=bool), wallet_paused=False, doubts=("",) * n)
+    return replace(free, **changes)
+
+
+def said(action: Sequence[float], agreement: Sequence[float] | None = None, reach: float = REACH) -> Residual:
+    """What a model answered; in full agreement if not told otherwise."""
+    agreed = np.ones(len(action)) if agreement is None else np.array(agreement, dtype=float)
+    return Residual(np.array(action, dtype=float), agreed, reach)
+
+
+def make_context(weights: Sequence[float], **changes: Any) -> RiskContext:
+    """A wallet that holds these weights, under no limits but those in ``changes``."""
+    n = len(weights)
+    free = RiskContext(
+        max_position=1.0, max_exposure=1.0, daily_loss_limit=1.0, max_drawdown=1.0, max_step=1.0, day_return=0.0,
+        drawdown=0.0, paused=False, held_weights=np.array(weights, dtype=float), ood=np.full(n, np.nan),
+        doubtful=np.zeros(n, dtype=bool),
+    )  # fmt: skip
+    return free._replace(**changes)
+
+
+def make_notes(n: int, wallet_paused: bool = False, doubt: str = "no embedding") -> Notes:
+    return Notes(wallet_paused, (doubt,) * n)
 
 
 # ── hypothesis ───────────────────────────────────────────────────────────────────────────────────────────────
 SHARES = st.sampled_from([0.0, 1.0]) | st.floats(0.0, 1.0)
-OODS = SHARES | st.floats(0.999, 1.0)
+OODS = SHARES | st.floats(0.999, 1.0) | st.just(float("nan"))
+ACTIONS = st.sampled_from([-1.0, 0.0, 1.0]) | st.floats(-1, 1)
+
+
+def columns(values: st.SearchStrategy[float], n: int) -> st.SearchStrategy[FloatArray]:
+    return st.lists(values, min_size=n, max_size=n).map(lambda drawn: np.array(drawn, dtype=float))
+
+
+def flags(n: int) -> st.SearchStrategy[Any]:
+    return st.lists(st.booleans(), min_size=n, max_size=n).map(lambda drawn: np.array(drawn, dtype=bool))
 
 
 @st.composite
@@ -83,9 +136,9 @@ def configs(draw: st.DrawFn) -> PolicyConfig:
 @st.composite
 def books(draw: st.DrawFn, n: int) -> tuple[Book, FloatArray]:
     """A book and prices: rich, ruined or worth nothing, some instruments never priced."""
-    prices = np.array(draw(st.lists(st.floats(1e-6, 1e5), min_size=n, max_size=n)))
-    worth = draw(st.lists(st.just(0.0) | st.floats(0.0, 1e6), min_size=n, max_size=n))
-    held = np.array(worth) / prices
+    prices = draw(columns(st.floats(1e-6, 1e5), n))
+    worth = draw(columns(st.just(0.0) | st.floats(0.0, 1e6), n))
+    held = worth / prices
     prices[[w == 0.0 and draw(st.booleans()) for w in worth]] = np.nan
     cash = draw(st.just(0.0) | st.floats(0.0, 1e6))
     equity = kernel.equity(cash, held, prices)
@@ -96,45 +149,80 @@ def books(draw: st.DrawFn, n: int) -> tuple[Book, FloatArray]:
 
 @st.composite
 def risk_contexts(draw: st.DrawFn, n: int) -> RiskContext:
-    book, prices = draw(books(n))
-    operator = OperatorLimits(draw(SHARES), draw(SHARES), draw(st.floats(0.005, 1.0)), draw(st.floats(0.02, 1.0)))
-    doubts = draw(st.sampled_from(["", "no embeddings"]))
-    ood = draw(st.none() | st.lists(OODS, min_size=n, max_size=n).map(np.array))
-    return RiskContext(draw(configs()), operator, book, book.weights(prices), ood, draw(st.booleans()), doubts)
+    bounds = [draw(SHARES), draw(SHARES), draw(st.floats(0.005, 1.0)), draw(st.floats(0.02, 1.0)), draw(SHARES)]
+    state = [draw(st.floats(-1.0, 2.0)), draw(SHARES), draw(st.booleans())]
+    return RiskContext(*bounds, *state, draw(columns(SHARES, n)), draw(columns(OODS, n)), draw(flags(n)))
 
 
 @st.composite
 def views(draw: st.DrawFn) -> View:
+    """Any book in any market: some instruments without a price, an embedding or a candle."""
     n = draw(st.integers(1, 4))
     book, prices = draw(books(n))
-    signal = st.tuples(st.floats(-1, 1), st.just(0.0) | st.floats(0.01, 5))
-    drawn = draw(st.lists(signal, min_size=n, max_size=n))
-    signals = [
-        Signal(float(price), trend, volatility) for price, (trend, volatility) in zip(prices, drawn, strict=True)
-    ]
-    return make_view(signals, draw(configs()), book)
+    priced = np.isfinite(prices)
+    tradable = priced & draw(flags(n))
+    complete = tradable & draw(flags(n))
+    trend, volatility = draw(columns(st.floats(-1, 1), n)), draw(columns(st.just(0.0) | st.floats(0.01, 5), n))
+    market = make_market(
+        prices.tolist(), np.where(tradable, trend, 0.0).tolist(), np.where(tradable, volatility, 0.0).tolist(),
+        seed=draw(st.integers(0, 9)), complete=complete.tolist(), tradable=tradable, config=draw(configs()),
+    )  # fmt: skip
+    return make_view(market, book, cost=draw(st.floats(0, 0.01)))
+
+
+@st.composite
+def residuals(draw: st.DrawFn, n: int) -> Residual:
+    return Residual(draw(columns(ACTIONS, n)), draw(columns(SHARES, n)), draw(st.floats(0.05, 1.0)))
+
+
+@st.composite
+def asked(draw: st.DrawFn) -> tuple[View, Residual]:
+    """A view, and what the model answered to it."""
+    view = draw(views())
+    return view, draw(residuals(len(view.market.trend)))
+
+
+@st.composite
+def operators(draw: st.DrawFn) -> OperatorLimits:
+    return OperatorLimits(
+        draw(SHARES), draw(SHARES), draw(st.floats(0.005, 1.0)), draw(st.floats(0.02, 1.0)), draw(SHARES)
+    )
+
+
+@st.composite
+def circumstances(draw: st.DrawFn, n: int) -> Circumstances:
+    doubts = tuple(draw(st.sampled_from(["", "", "no embedding"])) for _ in range(n))
+    lot, least = draw(columns(st.sampled_from([1e-8, 1e-5, 0.001, 1.0]), n)), draw(st.sampled_from([0.0, 10.0]))
+    most = draw(st.sampled_from([500.0, float("inf")]))
+    rules = TradingRules(np.full(n, 0.01), lot, np.full(n, least), BAND, most)
+    return Circumstances(draw(operators()), rules, draw(flags(n)), draw(st.booleans()), doubts)
 
 
 # ── training data ────────────────────────────────────────────────────────────────────────────────────────────
 def training_data(
-    hours: int = 40, n: int = 2, seed: int = 0, blind: Sequence[int] = (), fee_bps: float = 40.0, base_s: int = 900
+    hours: int = 40, n: int = 2, seed: int = 0, blind: Sequence[int] = (), base_s: int = 900
 ) -> TrainingData:
     """Random bars and random knowledge for so many hours; at the ``blind`` ones there were no embeddings."""
+    from policy.simulator import BarGrid  # not above: it compiles the kernel, which few tests need
+    from policy.training_data import TrainingData
+
     rng = np.random.default_rng(seed)
     per_hour, start = 3600 // base_s, to_unix(NOON)
     path = np.round(100 * np.exp(np.cumsum(rng.normal(0, 0.004, (hours * per_hour + 1, n)), axis=0)), 2)
-    times = [from_unix(start + 3600 * hour) for hour in range(hours)]
-    markets = []
-    for hour, at in enumerate(times):
-        price = path[hour * per_hour]
-        signals = [Signal(float(p), float(t), float(v))
-                   for p, t, v in zip(price, rng.uniform(-1, 1, n), rng.uniform(0.2, 1.5, n), strict=True)]  # fmt: skip
-        view = make_view(signals, make_config(as_of=at), make_book([0.0] * n, price), seed=1000 * seed + hour)
-        seeing = hour not in blind
-        markets.append(Market(
-            view.signals, np.ones(n, dtype=bool), view.embeddings if seeing else None, view.ood if seeing else None,
-            view.states, view.config, "" if seeing else "no embeddings",
-        ))  # fmt: skip
-    grid = BarGrid(start, base_s, np.ascontiguousarray(path[:-1]), np.ascontiguousarray(path[1:]))
-    rules = TradingRules(np.full(n, 0.01), np.full(n, 1e-5), np.full(n, 10.0), 0.02, float("inf"))
-    return TrainingData(times, markets, grid, rules, Costs(fee_bps, 5.0), delay_s=120, step_s=3600)
+    times = [start + 3600 * hour for hour in range(hours)]
+    markets = [
+        make_market(
+            path[hour * per_hour].tolist(), rng.uniform(-1, 1, n).tolist(), rng.uniform(0.2, 1.5, n).tolist(),
+            seed=1000 * seed + hour, complete=[hour not in blind] * n,
+        )
+        for hour in range(hours)
+    ]  # fmt: skip
+    opens, closes = np.ascontiguousarray(path[:-1]), np.ascontiguousarray(path[1:])
+    wick = rng.uniform(0, 0.002, (2, *opens.shape))
+    grid = BarGrid(
+        start=start, base_s=base_s, open=opens, high=np.round(np.maximum(opens, closes) * (1 + wick[0]), 2),
+        low=np.round(np.minimum(opens, closes) * (1 - wick[1]), 2), close=closes,
+        volume=rng.lognormal(8, 1, opens.shape),
+    )  # fmt: skip
+    rules = TradingRules(np.full(n, 0.01), np.full(n, 1e-5), np.full(n, 10.0), BAND, float("inf"))
+    return TrainingData.of([f"S{k}" for k in range(n)], times, markets, grid, rules, 3600)

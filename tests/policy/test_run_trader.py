@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policy import run_trader
-from policy.observation import observation_hash
+from policy import decision_rows, run_trader
+from policy.observation import observation_hash, observation_names
 from shared.clock import ReplayClock
 from shared.db import Database, role_url
 from shared.settings import Settings
@@ -24,6 +24,7 @@ from tests.policy.paper_world import (
     HOUR_S,
     MINUTE,
     ORDERS,
+    SAID_BY_A_MODEL,
     A,
     B,
     PaperMarket,
@@ -46,7 +47,9 @@ FEE, SLIP = Decimal("0.0040"), Decimal("0.0005")
 
 @pytest.fixture
 def market(database_for: DatabaseFor, settings: Settings) -> PaperMarket:
-    return PaperMarket(database_for, settings)
+    """Without impact: half the spread and the fee are what a hand can compute."""
+    execution = settings.execution.model_copy(update={"impact": 0.0, "no_trade_band": 0.25})
+    return PaperMarket(database_for, settings.model_copy(update={"execution": execution}))
 
 
 @pytest.fixture
@@ -76,7 +79,7 @@ def test_buy_hold_sell_earns_to_the_last_digit_what_the_hand_computes(
     assert decisions[1]["cash"] == 10_000 - cost - fee
     reasons = [row["reason"] for row in decisions]
     assert reasons[0] == "policy: buy to move weight 0.0000 to 0.1250"
-    assert "is inside the band of 0.05" in reasons[1]
+    assert "is inside the band of 0.03125" in reasons[1]
     assert reasons[2].startswith("policy: sell to move weight 0.12")
     assert reasons[3] == "policy: already there"
     assert [row["state"] for row in market.rows(ORDERS)] == ["filled", "filled"]
@@ -84,29 +87,61 @@ def test_buy_hold_sell_earns_to_the_last_digit_what_the_hand_computes(
     assert equity["equity"] == market.cash(wallet)
 
 
+def test_what_the_policy_adds_is_told_apart_from_the_baseline(market: PaperMarket, policy: ScriptedPolicy) -> None:
+    instruments = [store_flat(market, A), store_flat(market, B)]
+    market.wallet("w", at("12:30"))
+    prepare(market, policy, instruments, {"13:00": (1.0, -0.25)})
+    policy.agreement = 0.75
+    market.trade(at("13:02"))
+    bought, left = market.rows(DECISIONS)
+    assert (bought["baseline_weight"], bought["action"], bought["agreement"]) == (0.0, 1.0, 0.75)
+    assert (left["baseline_weight"], left["action"], left["agreement"]) == (0.0, -0.25, 0.75)
+    assert bought["contributions"] == {"drl": bought["wanted_weight"]} == {"drl": 0.125}
+    (order,) = market.rows(ORDERS)
+    assert order["volatility"] == pytest.approx(0.07, abs=0.005)
+    cost = policy.seen[at("13:00")][0][observation_names().index("book.cost")]
+    assert cost == pytest.approx(50 * 0.0045 / order["volatility"], rel=1e-6), "40 bps of fee and 5 of half the spread"
+
+
+def test_a_policy_promoted_with_a_residual_of_nothing_trades_the_baseline_and_says_so(
+    market: PaperMarket, policy: ScriptedPolicy
+) -> None:
+    instruments = [store_flat(market, A), store_flat(market, B)]
+    market.wallet("w", at("12:30"))
+    prepare(market, policy, instruments, {"13:00": (0.0, 0.0)})
+    policy.residual_scale = 0.0
+    market.trade(at("13:02"))
+    for row in market.rows(DECISIONS):
+        assert row["reason"].startswith("trend_vol_target (the policy is promoted with a residual of 0): ")
+        assert row["model_id"] == policy.id
+        assert row["wanted_weight"] == row["baseline_weight"]
+
+
 def trend_closes(falling: int) -> list[float]:
-    """720 hours up to 100 at NOON, then hours down; with a little noise."""
-    up = [100 * np.exp(0.001 * (k - 719)) * (1 + 0.001 * (-1) ** k) for k in range(720)]
+    """480 hours up to 100 at NOON, then hours down; with a little noise."""
+    up = [100 * np.exp(0.0005 * (k - 479)) * (1 + 0.001 * (-1) ** k) for k in range(480)]
     return up + [100 * np.exp(-0.002 * k) * (1 + 0.001 * (-1) ** k) for k in range(1, falling + 1)]
 
 
 def test_without_a_model_the_baseline_rides_a_trend_up_and_leaves_when_it_turns(market: PaperMarket) -> None:
-    closes = trend_closes(72)
-    market.store(A, HOUR_S, candles(NOON - 720 * HOUR, HOUR_S, closes))
-    opens = {NOON: 99.5, NOON + 36 * HOUR: 93.0, NOON + 72 * HOUR: 86.5}
+    closes = trend_closes(240)
+    market.store(A, HOUR_S, candles(NOON - 480 * HOUR, HOUR_S, closes))
+    opens = {NOON: 99.5, NOON + 24 * HOUR: 95.5, NOON + 240 * HOUR: 61.5}
     for hour, price in opens.items():
         market.store(A, FIVE, candles(hour - 5 * MINUTE, FIVE, [price] * 3))
     wallet = market.wallet("w", NOON, symbols=(A,))
+    risk = market.settings.risk.model_copy(update={"max_position": 0.25})
     for hour in opens:
-        assert market.trade(hour + DELAY).result["decisions"] == 1
+        traded = market.trade(hour + DELAY, market.settings.model_copy(update={"risk": risk}))
+        assert traded.result["decisions"] == 1
         market.send(hour + DELAY)
         market.send(hour + 10 * MINUTE)
 
     bought, held, sold = market.rows(DECISIONS)
-    assert (bought["allowed_weight"], held["allowed_weight"], sold["allowed_weight"]) == (0.5, 0.5, 0.0)
-    quantity = (Decimal(5_000) / Decimal(repr(float(closes[719])))).quantize(LOT, ROUND_DOWN)
+    assert (bought["allowed_weight"], held["allowed_weight"], sold["allowed_weight"]) == (0.25, 0.25, 0.0)
+    quantity = (Decimal(2_500) / Decimal(repr(float(closes[479])))).quantize(LOT, ROUND_DOWN)
     price_in = (Decimal("99.5") * (1 + SLIP)).quantize(TICK, ROUND_CEILING)
-    price_out = (Decimal("86.5") * (1 - SLIP)).quantize(TICK, ROUND_FLOOR)
+    price_out = (Decimal("61.5") * (1 - SLIP)).quantize(TICK, ROUND_FLOOR)
     fees = [round(quantity * price * FEE, 8) for price in (price_in, price_out)]
     assert [(f["quantity"], f["price"], f["fee"]) for f in market.fills()] == [
         (quantity, price_in, fees[0]), (quantity, price_out, fees[1]),
@@ -114,7 +149,9 @@ def test_without_a_model_the_baseline_rides_a_trend_up_and_leaves_when_it_turns(
     assert market.cash(wallet) == 10_000 + quantity * (price_out - price_in) - sum(fees)
     for row in (bought, held, sold):
         assert row["reason"].startswith("trend_vol_target: ")
-        assert (row["model_id"], row["encoder_id"], row["observation_hash"]) == (None, None, None)
+        assert [row[name] for name in SAID_BY_A_MODEL] == [None] * len(SAID_BY_A_MODEL)
+        assert row["contributions"] == {"trend_vol_target": row["wanted_weight"]}
+        assert row["baseline_weight"] == row["wanted_weight"]
     (alert,) = market.rows("SELECT DISTINCT key, message FROM alerts")
     assert alert["key"] == "policy-model"
     assert "no active policy model: the baseline trades" in alert["message"]
@@ -228,7 +265,7 @@ def test_a_decision_names_exactly_the_rows_it_was_made_from(market: PaperMarket,
         assert row["observation_hash"] == observation_hash(policy.seen[moment])
         assert (row["price"], row["quantity_held"], row["cash"], row["equity"]) == (100.0, 0, 10_000, 10_000.0)
         assert (row["as_of"], row["recorded_at"], row["source"]) == (moment, at("13:02"), "policy")
-    assert [row["wanted_weight"] for row in market.rows(DECISIONS)] == [0.25 * 0.4, 0.0]
+    assert [row["wanted_weight"] for row in market.rows(DECISIONS)] == [0.4, 0.0]
 
 
 def test_an_instrument_with_an_order_in_flight_gets_no_second_one(market: PaperMarket, wanting: list[int]) -> None:
@@ -252,18 +289,6 @@ def test_an_entry_is_no_larger_than_the_operators_limit_on_an_order(market: Pape
     assert market.events(order["id"]) == ["accepted"]
 
 
-def test_one_wallets_missing_instrument_does_not_stop_another(market: PaperMarket, wanting: list[int]) -> None:
-    market.wallet("a-broken", at("12:30"), symbols=(A, "ZZZ/USDT"))
-    market.wallet("b-sound", at("12:30"))
-    outcome = market.trade(at("13:02"))
-    assert (outcome.status, outcome.result["decisions"], outcome.result["orders"]) == ("done", 2, 1)
-    assert set(outcome.result["failures"]) == {"a-broken"}
-    assert "no candles of ZZZ/USDT on test are stored" in outcome.result["failures"]["a-broken"]
-    assert {row["wallet"] for row in market.rows(DECISIONS)} == {"b-sound"}
-    (alert,) = market.rows("SELECT layer, severity, key FROM alerts")
-    assert alert == {"layer": "policy", "severity": "warning", "key": "wallet:a-broken"}
-
-
 def test_wallets_that_trade_the_same_have_books_and_orders_of_their_own(
     market: PaperMarket, wanting: list[int]
 ) -> None:
@@ -271,37 +296,6 @@ def test_wallets_that_trade_the_same_have_books_and_orders_of_their_own(
     market.wallet("w", at("12:30"))
     assert market.trade(at("13:02")).result == {"decisions": 4, "orders": 2}
     assert {row["quantity"] for row in market.rows(ORDERS)} == {Decimal("1.25"), Decimal("12.5")}
-
-
-def test_candles_that_are_late_are_waited_for(market: PaperMarket, wanting: list[int]) -> None:
-    market.wallet("w", at("12:30"))
-    owner = market.database_for("owner")
-    owner.execute("DELETE FROM embeddings")
-    owner.execute("DELETE FROM market_data WHERE timeframe_s = 3600 AND as_of >= '2024-06-01 13:00Z'")
-    assert market.trade(at("13:02")).status == "nothing"
-    (alert,) = market.rows("SELECT key, message FROM alerts")
-    assert alert["key"] == "no-candles:w"
-    assert f"no usable candles of {A}; no usable candles of {B}" in alert["message"]
-    for symbol in (A, B):
-        market.store(symbol, HOUR_S, candles(at("12:00"), HOUR_S, [100.0]))
-    assert market.trade(at("13:07")).result["decisions"] == 2
-
-
-def test_an_instrument_whose_candle_is_missing_is_neither_bought_nor_sold(
-    market: PaperMarket, wanting: list[int]
-) -> None:
-    wallet = market.wallet("w", at("12:30"))
-    live_through(market, "13:00", "13:15")
-    assert market.held(wallet) == {wanting[0]: Decimal("12.5")}
-    owner = market.database_for("owner")
-    owner.execute("DELETE FROM embeddings WHERE as_of = '2024-06-01 14:00Z'")
-    gone = {"id": wanting[0]}
-    owner.execute("DELETE FROM market_data WHERE instrument_id = %(id)s AND as_of = '2024-06-01 14:00Z'", gone)
-    market.trade(at("14:02"))
-    first, second = market.rows(DECISIONS)[2:]
-    assert (first["reason"], first["price"]) == ("trend_vol_target: its newest candle is missing", 100.0)
-    assert second["reason"] == "trend_vol_target: already there"
-    assert len(market.rows(ORDERS)) == 1
 
 
 def test_a_failure_while_writing_leaves_no_decision_and_no_order(
@@ -313,7 +307,7 @@ def test_a_failure_while_writing_leaves_no_decision_and_no_order(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_trader.uuid, "uuid5", dies)  # after the first decision's row
+        patched.setattr(decision_rows.uuid, "uuid5", dies)  # after the first decision's row
         with pytest.raises(KeyboardInterrupt):
             market.trade(at("13:02"))
     assert (market.rows(DECISIONS), market.rows(ORDERS)) == ([], [])

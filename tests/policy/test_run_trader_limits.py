@@ -15,6 +15,7 @@ from shared.job import Outcome
 from shared.settings import Settings
 from tests.helpers import NOON, DatabaseFor
 from tests.policy.paper_world import (
+    CALM,
     DECISIONS,
     DELAY,
     FIVE,
@@ -42,7 +43,9 @@ LONG = timedelta(days=3)
 
 @pytest.fixture
 def market(database_for: DatabaseFor, settings: Settings) -> PaperMarket:
-    return PaperMarket(database_for, settings)
+    """Positions may grow at once, if a test does not say otherwise."""
+    risk = settings.risk.model_copy(update={"max_step": 1.0})
+    return PaperMarket(database_for, settings.model_copy(update={"risk": risk}))
 
 
 @pytest.fixture
@@ -51,8 +54,8 @@ def policy(market: PaperMarket, monkeypatch: pytest.MonkeyPatch) -> ScriptedPoli
 
 
 def store(market: PaperMarket, symbol: str, closes: Sequence[float]) -> int:
-    """History at 100, then hours that close at ``closes``, the first at 13:00; between them the price stands."""
-    market.store(symbol, HOUR_S, candles(NOON - HISTORY * HOUR, HOUR_S, [100.0] * HISTORY + list(closes)))
+    """Calm hours, then hours that close at ``closes``, the first at 13:00; between them the price stands."""
+    market.store(symbol, HOUR_S, candles(NOON - HISTORY * HOUR, HOUR_S, [*CALM, *closes]))
     made = [price for price in [100.0, *closes] for _ in range(12)]
     return market.store(symbol, FIVE, candles(NOON - 5 * MINUTE, FIVE, made))
 
@@ -97,17 +100,16 @@ def run(market: PaperMarket, moment: str) -> Outcome:
 def test_without_embeddings_there_are_exits_but_no_entries_and_an_alert(
     market: PaperMarket, policy: ScriptedPolicy
 ) -> None:
-    a, b = store_rising(market, A), store_flat(market, B)
+    b = store_rising(market, A) and store_flat(market, B)
     wallet = market.wallet("w", NOON)
     buy(market, wallet, b, "20")
-    insert_embeddings(market, policy.encoder_id, [a], at("13:00"))  # of one instrument only
     for horizon_s in (14_400, 86_400):
         insert_state(market, at("13:00"), horizon_s)
     run(market, "13:00")
     entry, exit_ = decided(market, "13:00").values()
     assert entry["wanted_weight"] > 0.4
     assert (entry["allowed_weight"], entry["rules"][-1]) == (0.0, "fresh_data")
-    assert entry["clamps"][-1]["because"] == "no embeddings"
+    assert entry["clamps"][-1]["because"] == "no embedding"
     assert (exit_["allowed_weight"], exit_["rules"]) == (0.0, [])
     assert sides(market, "13:00") == [(B, "sell")]
     assert market.held(wallet)[b] == 0
@@ -116,7 +118,7 @@ def test_without_embeddings_there_are_exits_but_no_entries_and_an_alert(
         assert (row["model_id"], row["encoder_id"], row["observation_hash"]) == (None, None, None)
     (alert,) = market.rows("SELECT layer, severity, key, message FROM alerts")
     assert (alert["layer"], alert["severity"], alert["key"]) == ("policy", "warning", "doubts:w")
-    assert alert["message"] == f"no entries at {at('13:00')}: no embeddings"
+    assert alert["message"] == f"no entries at 2024-06-01 13:00: no embedding ({A}, {B})"
 
 
 @pytest.mark.parametrize(("told", "fresh"), [("11:00", True), ("10:59:59", False)])
@@ -135,7 +137,7 @@ def test_a_market_state_that_is_too_old_is_a_doubt(
     assert (row["market_state_id"] is not None) == fresh
     assert sides(market, "13:00") == [(A, "buy")] * fresh
     alerts = [alert["message"] for alert in market.rows("SELECT message FROM alerts")]
-    assert alerts == [] if fresh else alerts == [f"no entries at {at('13:00')}: no fresh market state"]
+    assert alerts == ([] if fresh else [f"no entries at 2024-06-01 13:00: no fresh market state ({A}, {B})"])
 
 
 @pytest.mark.parametrize(("valid_until", "valid"), [("13:00", False), ("13:00:01", True)])
@@ -148,7 +150,7 @@ def test_an_expired_config_means_the_operators_default_at_half_exposure(
     insert_embeddings(market, policy.encoder_id, instruments, at("13:00"))
     for horizon_s in (14_400, 86_400):
         insert_state(market, at("13:00"), horizon_s)
-    config = insert_config(market, at("12:30"), valid_until=at(valid_until))
+    config = insert_config(market, at("12:30"), valid_until=at(valid_until), max_position=0.5)
     run(market, "13:00")
     rows = decided(market, "13:00").values()
     assert {row["policy_config_id"] for row in rows} == {config if valid else None}
@@ -168,6 +170,25 @@ def test_the_operators_bounds_hold_whatever_the_config_says(
     for row in decided(market, "13:00").values():
         assert (row["wanted_weight"], row["allowed_weight"]) == (0.125, pytest.approx(0.075))
         assert row["rules"] == ["max_position", "max_exposure"]
+
+
+def test_a_position_grows_step_by_step_and_goes_at_once(
+    market: PaperMarket, policy: ScriptedPolicy, settings: Settings
+) -> None:
+    instruments = [store_flat(market, A), store_flat(market, B)]
+    wallet = market.wallet("w", NOON)
+    prepare(market, policy, instruments, {"13:00": (1.0, 0.0), "14:00": (1.0, 0.0), "15:00": (-1.0, 0.0)})
+    slow = settings.model_copy(update={"risk": settings.risk.model_copy(update={"max_step": 0.0625})})
+    for moment in ("13:00", "14:00", "15:00"):
+        market.send(at(moment))
+        market.trade(at(moment) + DELAY, slow)
+        market.send(at(moment) + DELAY)
+        market.send(at(moment) + 10 * MINUTE)
+    first, second, third = (decided(market, moment)[A] for moment in ("13:00", "14:00", "15:00"))
+    assert (first["wanted_weight"], first["allowed_weight"], first["rules"]) == (0.125, 0.0625, ["rate_limit"])
+    assert second["allowed_weight"] == pytest.approx(0.125, abs=1e-4)
+    assert (third["allowed_weight"], third["rules"]) == (0.0, [])
+    assert market.held(wallet) == {instruments[0]: 0}
 
 
 @pytest.mark.parametrize("by", ["operator", "config"])
@@ -205,8 +226,9 @@ def restarted(market: PaperMarket, moment: str) -> Outcome:
 
 def steer(market: PaperMarket, policy: ScriptedPolicy, instruments: list[int], script: dict[str, Any], **config: Any
           ) -> None:  # fmt: skip
-    """One config that holds for days, and what each decision of the script needs."""
-    insert_config(market, NOON, valid_until=NOON + LONG, **config)
+    """One config that holds for days, so bold that a crash's volatility takes nothing away; and what each decision of
+    the script needs."""
+    insert_config(market, NOON, valid_until=NOON + LONG, target_volatility=1.0, risk_aversion=0.5, **config)
     for text, action in script.items():
         moment: datetime = at(text)
         policy.script[moment] = action

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from psycopg.errors import CheckViolation
 
 from policy.execution import sender
 from shared.clock import from_unix, to_unix
@@ -289,6 +290,36 @@ def test_one_refused_order_does_not_hold_up_the_next(market: PaperMarket, wallet
     assert market.events(good) == ["accepted"]
 
 
+def test_an_order_pays_for_its_share_of_the_candle_that_fills_it_by_the_volatility_it_was_sized_at(
+    market: PaperMarket, wallet: int, a: int
+) -> None:
+    """Volume is 1 a candle: a quarter of it moves the price by half a candle's volatility."""
+    candle = "UPDATE market_data SET volume = %(volume)s WHERE as_of = %(as_of)s"
+    market.database_for("owner").execute(candle, {"volume": 8.0, "as_of": at("12:10")})
+    market.order(wallet, a, "buy", "2", volatility=0.9)
+    market.send(at("12:02"))
+    market.send(at("12:10"))
+    impact_bps = 1e4 * 0.9 * (300 / (365 * 86_400)) ** 0.5 / 2
+    (fill,) = market.fills()
+    assert to_float(fill["price"]) == kernel.market_price(True, OPENS[1], 5.0 + impact_bps, 0.01)
+    assert fill["price"] > Decimal("100.40"), "half the spread alone makes it 100.31"
+
+
+def test_a_wallets_impact_is_the_settings_when_it_was_made(market: PaperMarket, wallet: int) -> None:
+    (row,) = market.rows("SELECT slippage_bps, impact FROM wallets WHERE id = %(w)s", w=wallet)
+    assert (float(row["slippage_bps"]), float(row["impact"])) == (
+        market.settings.execution.slippage_bps, market.settings.execution.impact,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("volatility", ["NaN", "Infinity", "-0.1"])
+def test_an_order_needs_a_volatility_that_is_a_number(
+    market: PaperMarket, wallet: int, a: int, volatility: str
+) -> None:
+    with pytest.raises(CheckViolation, match="volatility"):
+        market.order(wallet, a, "buy", "2", volatility=float(volatility))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_fills_and_cash_are_the_kernels_to_the_last_digit(market: PaperMarket, wallet: int, a: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -301,11 +332,19 @@ def test_fills_and_cash_are_the_kernels_to_the_last_digit(market: PaperMarket, w
         decided = from_unix(int(made.as_of[n]) - FIVE - 60)
         buying = held == 0.0 or bool(rng.integers(0, 2))
         quantity = round(float(rng.uniform(0.001, 80.0 if buying else held)), 5)
-        market.order(wallet, a, "buy" if buying else "sell", f"{quantity:.5f}", decided, price=float(made.close[n - 1]))
+        volatility = float(rng.choice([0.0, 0.6, 2.0]))
+        market.order(
+            wallet, a, "buy" if buying else "sell", f"{quantity:.5f}", decided, price=float(made.close[n - 1]),
+            volatility=volatility,
+        )  # fmt: skip
         market.send(decided)
         market.send(from_unix(int(made.as_of[n])))
         wanted = quantity if buying else -quantity
-        signed, price, cost, fee = kernel.market_fill(wanted, cash, held, float(made.open[n]), 5.0, 40.0, 0.01, 0.00001)
+        bar_volatility = volatility * kernel.bar_years_sqrt(FIVE)
+        slipped = kernel.slippage_bps(5.0, 1.0, bar_volatility, quantity, float(made.volume[n]))
+        signed, price, cost, fee = kernel.market_fill(
+            wanted, cash, held, float(made.open[n]), slipped, 40.0, 0.01, 0.00001
+        )
         if signed:
             fill = market.fills()[-1]
             assert [to_float(fill[k]) for k in ("quantity", "price", "cost", "fee")] == [abs(signed), price, cost, fee]

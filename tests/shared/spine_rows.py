@@ -36,6 +36,7 @@ WRITERS = {
     "candle_revisions": "candles", "quarantine": "candles", "gap_checks": "candles", "venue_checks": "candles",
     "fills": "sender", "job_runs": "policy", "alerts": "policy", "backtests": "policy", "trainings": "encoder",
     "encoder_checks": "encoder", "encoder_evaluations": "encoder",
+    "evaluation_folds": "policy", "evaluations": "policy", "canary_runs": "policy", "promotions": "owner",
 }  # fmt: skip
 SEEDED = dict.fromkeys(WRITERS, 2) | {
     "instruments": 3,
@@ -116,7 +117,7 @@ def _operator_rows(k: int) -> dict[str, Row]:
     return {
         "wallets": {
             "name": f"wallet-{k}", "venue": "test", "mode": "paper", "quote": "USDT", "track": "live",
-            "taker_fee_bps": 40, "slippage_bps": 5, "recorded_at": NOON,
+            "taker_fee_bps": 40, "slippage_bps": 5, "impact": 1, "recorded_at": NOON,
         },
         "limits": {
             "wallet_id": k, "symbols": ["A1/USDT", "A2/USDT"], "max_order_notional": 1000, "max_orders_a_day": 5,
@@ -138,12 +139,12 @@ def _trading_rows(k: int) -> dict[str, Row]:
         "decisions": {
             "wallet_id": 1, "instrument_id": 1, "as_of": NOON + k * HOUR, "source": "policy", "wanted_weight": 0.5,
             "allowed_weight": 0.25, "clamps": Json([]), "reason": "test", "price": 100.0, "quantity_held": 0,
-            "cash": 5000, "equity": 5000.0, "recorded_at": NOON,
+            "cash": 5000, "equity": 5000.0, "baseline_weight": 0.5, "recorded_at": NOON,
         },
         "orders": {
             "id": order_id(k), "decision_id": k, "wallet_id": 1, "mode": "paper", "instrument_id": 1, "side": "buy",
-            "type": "market", "quantity": 2, "reference_price": 100.0, "not_before": NOON, "deadline": NOON + HOUR,
-            "recorded_at": NOON,
+            "type": "market", "quantity": 2, "reference_price": 100.0, "volatility": 0.6, "not_before": NOON,
+            "deadline": NOON + HOUR, "recorded_at": NOON,
         },
         "order_events": {
             "order_id": order_id(k), "event": "accepted", "detail": "test", "at": NOON, "recorded_at": NOON,
@@ -175,6 +176,28 @@ def _side_rows(k: int) -> dict[str, Row]:
             "recipe_hash": "abc", "model_id": 1, "timeframe_s": 3600, "symbols": ["test:A1/USDT"],
             "evaluated_from": NOON, "evaluated_to": NOON + k * HOUR, "folds": 4, "results": Json({}),
             "verdict": "test", "recorded_at": NOON,
+        },
+    } | _evidence_rows(k)  # fmt: skip
+
+
+def _evidence_rows(k: int) -> dict[str, Row]:
+    return {
+        "evaluation_folds": {
+            "key": "abc", "fold": k, "contestant": "cash", "kind": "baseline", "symbols": ["A1/USDT"],
+            "test_from": NOON, "test_to": NOON + HOUR, "returns": [0.0, 0.01], "metrics": Json({}), "model": None,
+            "seconds": 1.0, "recorded_at": NOON,
+        },
+        "evaluations": {
+            "key": "abc", "recipe_hash": "abc", "profile": "full", "provenance": "real", "evaluated_from": NOON,
+            "evaluated_to": NOON + HOUR, "folds": 4, "seeds": 3, "results": Json({}), "verdict": "not worse",
+            "recorded_at": NOON + k * HOUR,
+        },
+        "canary_runs": {
+            "recipe_hash": "abc", "green": True, "results": Json({}), "seconds": 1.0, "recorded_at": NOON,
+        },
+        "promotions": {
+            "model_id": 1, "evaluation_id": 1, "canary_run_id": 1, "verdict": "baseline wins", "residual": 0.0,
+            "reason": "test", "issuer": "test", "promoted_at": NOON,
         },
     }  # fmt: skip
 

@@ -63,8 +63,8 @@ def test_an_order_of_another_mode_than_its_wallet_is_refused(owner: Connection) 
 
 def test_a_live_wallet_is_refused_in_this_version(owner: Connection) -> None:
     wallet = owner.execute(
-        "INSERT INTO wallets (name, venue, mode, quote, track, taker_fee_bps, slippage_bps, recorded_at)"
-        " VALUES ('real', 'test', 'live', 'USDT', 'live', 0, 0, now()) RETURNING id"
+        "INSERT INTO wallets (name, venue, mode, quote, track, taker_fee_bps, slippage_bps, impact, recorded_at)"
+        " VALUES ('real', 'test', 'live', 'USDT', 'live', 0, 0, 0, now()) RETURNING id"
     ).fetchone()
     assert wallet is not None
     insert(owner, "limits", next_row("limits") | {"wallet_id": wallet[0]})

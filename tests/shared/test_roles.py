@@ -41,7 +41,17 @@ MAY_INSERT = {
         "alerts",
     },
     "meta_controller": {"market_state", "policy_config", "job_runs", "alerts"},
-    "policy": {"models", "decisions", "orders", "backtests", "job_runs", "alerts"},
+    "policy": {
+        "models",
+        "decisions",
+        "orders",
+        "backtests",
+        "evaluation_folds",
+        "evaluations",
+        "canary_runs",
+        "job_runs",
+        "alerts",
+    },
     "sender": {"order_events", "fills", "job_runs", "alerts"},
     "cli": {"wallets", "limits", "cash_flows", "commands", "job_runs", "alerts"},
 }

@@ -6,7 +6,7 @@ What holds for every function here:
   same length. A curve should begin with the capital before the first trade: costs before its first point count nowhere.
 - ``returns`` are daily: relative changes of equity from one UTC midnight to the next, each midnight taking the
   last equity at or before it. What comes before the first and after the last midnight belongs to no day.
-- A year has 365 days (crypto never closes), the risk-free rate is 0, standard deviations are of the sample (ddof=1).
+- A year has 365 days (crypto never closes). Figures of daily returns alone are in ``returns``.
 - What is undefined is None, never 0 or infinity.
 """
 
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shared.performance import returns as of_returns
+from shared.performance.returns import DAYS_A_YEAR, Regression
 from shared.rows import FloatArray, IntArray
 
 DAY_S = 86_400
-DAYS_A_YEAR = 365
 YEAR_S = DAYS_A_YEAR * DAY_S
-NO_VOLATILITY = 1e-12  # daily; what rounding leaves of a deviation that is zero (a double keeps 2e-16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +38,50 @@ class Summary:
     sharpe: float | None
     sharpe_standard_error: float | None
     sortino: float | None
+    calmar: float | None
     max_drawdown: float | None
     longest_drawdown_s: int | None
+    ulcer_index: float | None
+    value_at_risk: float | None
+    expected_shortfall: float | None
+    tail_ratio: float | None
+    skewness: float | None
+    kurtosis: float | None
+    worst_day: float | None
+    worst_week: float | None
     hit_rate: float | None
+    profit_factor: float | None
+    minimum_track_record_days: float | None
     turnover_per_year: float | None
     traded: float
     fees: float
+    slippage: float | None
+    cost_share: float | None
     trades: int
+    trades_per_day: float | None
+    trade_hit_rate: float | None
+    trade_profit_factor: float | None
+    exposure: float | None
+    regression: Regression | None  # on the benchmark
 
 
-def summarise(times: IntArray, equity: FloatArray, traded: float, fees: float, trades: int) -> Summary:
-    """All figures of one curve; ``traded`` is the value bought plus the value sold, it and ``fees`` in quote.
+def summarise(
+    times: IntArray,
+    equity: FloatArray,
+    traded: float,
+    fees: float,
+    trades: int,
+    *,
+    slippage: float | None = None,
+    weights: FloatArray | None = None,
+    trade_profits: FloatArray | None = None,
+    benchmark: FloatArray | None = None,
+) -> Summary:
+    """All figures of one curve; ``traded`` is the value bought plus the value sold, it, ``fees`` and ``slippage`` (what
+    fills cost beyond the reference price, half-spread included) in quote.
 
+    ``weights``: gross weights over time (any step, evenly spaced); ``trade_profits``: of closed round trips, net, in
+    quote; ``benchmark``: daily returns of the same days. What needs one that is not given is None.
     Raises ValueError for a curve that is not one (lengths, order of times, equity not finite or not above zero).
     """
     _require_curve(times, equity)
@@ -60,17 +92,35 @@ def summarise(times: IntArray, equity: FloatArray, traded: float, fees: float, t
         days=len(returns),
         total_return=total_return(equity),
         cagr=cagr(times, equity),
-        volatility=volatility(returns),
-        sharpe=sharpe(returns),
-        sharpe_standard_error=sharpe_standard_error(returns),
-        sortino=sortino(returns),
+        volatility=of_returns.volatility(returns),
+        sharpe=of_returns.sharpe(returns),
+        sharpe_standard_error=of_returns.sharpe_standard_error(returns),
+        sortino=of_returns.sortino(returns),
+        calmar=calmar(times, equity),
         max_drawdown=max_drawdown(equity),
         longest_drawdown_s=longest_drawdown_s(times, equity),
-        hit_rate=hit_rate(returns),
+        ulcer_index=ulcer_index(times, equity),
+        value_at_risk=of_returns.value_at_risk(returns),
+        expected_shortfall=of_returns.expected_shortfall(returns),
+        tail_ratio=of_returns.tail_ratio(returns),
+        skewness=of_returns.skewness(returns),
+        kurtosis=of_returns.kurtosis(returns),
+        worst_day=of_returns.worst_day(returns),
+        worst_week=of_returns.worst_week(returns),
+        hit_rate=of_returns.hit_rate(returns),
+        profit_factor=of_returns.profit_factor(returns),
+        minimum_track_record_days=of_returns.minimum_track_record_days(returns),
         turnover_per_year=turnover_per_year(times, equity, traded),
         traded=traded,
         fees=fees,
+        slippage=slippage,
+        cost_share=None if slippage is None else cost_share(equity, fees + slippage),
         trades=trades,
+        trades_per_day=trades / (years(times) * DAYS_A_YEAR) if years(times) else None,
+        trade_hit_rate=None if trade_profits is None else of_returns.hit_rate(trade_profits),
+        trade_profit_factor=None if trade_profits is None else of_returns.profit_factor(trade_profits),
+        exposure=None if weights is None else exposure(weights),
+        regression=None if benchmark is None else of_returns.regression(returns, benchmark),
     )
 
 
@@ -123,55 +173,6 @@ def cagr(times: IntArray, equity: FloatArray) -> float | None:
     return math.expm1(growth) if growth < 700.0 else None  # beyond, a double overflows
 
 
-def volatility(returns: FloatArray) -> float | None:
-    """Sample standard deviation (ddof=1) of daily returns, times sqrt(365); a fraction a year.
-
-    None for fewer than two days.
-    """
-    return _deviation(returns) * math.sqrt(DAYS_A_YEAR) if len(returns) >= 2 else None
-
-
-def sharpe(returns: FloatArray) -> float | None:
-    """Mean over sample standard deviation (ddof=1) of daily returns against 0, times sqrt(365) (Sharpe, 1994).
-
-    None for fewer than two days or without volatility.
-    """
-    if len(returns) < 2 or _deviation(returns) < NO_VOLATILITY:
-        return None
-    return float(returns.mean()) / _deviation(returns) * math.sqrt(DAYS_A_YEAR)
-
-
-def sharpe_standard_error(returns: FloatArray) -> float | None:
-    """Standard error of the annualised Sharpe ratio: sqrt((1 + SR_daily**2 / 2) / days) * sqrt(365).
-
-    Lo, "The Statistics of Sharpe Ratios", Financial Analysts Journal 58(4), 2002: for independent, identically
-    distributed returns, so the least of the doubt. None where the ratio is.
-    """
-    annual = sharpe(returns)
-    if annual is None:
-        return None
-    return math.sqrt((1.0 + annual**2 / DAYS_A_YEAR / 2.0) / len(returns) * DAYS_A_YEAR)
-
-
-def sortino(returns: FloatArray) -> float | None:
-    """Mean daily return over the downside deviation against 0, times sqrt(365) (Sortino and Price, 1994).
-
-    Downside deviation: the root of the mean, over all days, of min(return, 0) squared. None for fewer than two
-    days or without a losing one.
-    """
-    if len(returns) < 2:
-        return None
-    downside = math.sqrt(float(np.mean(np.minimum(returns, 0.0) ** 2)))
-    return float(returns.mean()) / downside * math.sqrt(DAYS_A_YEAR) if downside >= NO_VOLATILITY else None
-
-
-def hit_rate(returns: FloatArray) -> float | None:
-    """Days that gained as a fraction of the days that gained or lost; days without change (all in cash) count
-    as neither. None where no day gained or lost."""
-    moved = np.count_nonzero(returns)
-    return float(np.count_nonzero(returns > 0.0)) / moved if moved else None
-
-
 def drawdowns(equity: FloatArray) -> FloatArray:
     """At each point, how far equity stands below its highest so far; a fraction in [0, 1]."""
     below: FloatArray = 1.0 - equity / np.maximum.accumulate(equity)
@@ -181,6 +182,32 @@ def drawdowns(equity: FloatArray) -> FloatArray:
 def max_drawdown(equity: FloatArray) -> float | None:
     """The deepest of ``drawdowns``, over all points and not only midnights; None for fewer than two points."""
     return float(drawdowns(equity).max()) if len(equity) >= 2 else None
+
+
+def calmar(times: IntArray, equity: FloatArray) -> float | None:
+    """Compound annual growth over the maximum drawdown, of the whole curve (Young, Futures 20, 1991, took the last
+    three years); None where nothing was lost or there is no growth figure."""
+    growth, deepest = cagr(times, equity), max_drawdown(equity)
+    return growth / deepest if growth is not None and deepest else None
+
+
+def ulcer_index(times: IntArray, equity: FloatArray) -> float | None:
+    """The root of the mean squared drawdown at UTC midnights, a fraction (Martin and McCann, 1989); None for fewer
+    than two midnights."""
+    _, daily = daily_equity(times, equity)
+    return math.sqrt(float(np.mean(drawdowns(daily) ** 2))) if len(daily) >= 2 else None
+
+
+def cost_share(equity: FloatArray, costs: float) -> float | None:
+    """``costs`` (fees and slippage, quote) over what would have been gained without them: last equity minus first plus
+    costs. Above 1: costs ate all and more. None where nothing would have been gained, or for fewer than two points."""
+    gross = float(equity[-1] - equity[0]) + costs if len(equity) >= 2 else 0.0
+    return costs / gross if gross > 0.0 else None
+
+
+def exposure(weights: FloatArray) -> float | None:
+    """The mean gross weight (value held over equity; 1 = all invested, all of the time); None without one."""
+    return float(weights.mean()) if len(weights) else None
 
 
 def longest_drawdown_s(times: IntArray, equity: FloatArray) -> int | None:
@@ -201,7 +228,3 @@ def turnover_per_year(times: IntArray, equity: FloatArray, traded: float) -> flo
     """Value traded over mean equity and over years; ``traded`` sums both sides, so selling everything once and
     buying it back is 2. None without a span."""
     return traded / float(equity.mean()) / years(times) if years(times) else None
-
-
-def _deviation(returns: FloatArray) -> float:
-    return float(returns.std(ddof=1))

@@ -10,15 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import metrics
-from shared.metrics import DAY_S, YEAR_S, summarise
+from shared.performance import DAY_S, YEAR_S, metrics, summarise
 from shared.rows import FloatArray, IntArray
 
 MIDNIGHT = 20_000 * DAY_S  # a UTC midnight in 2024
-GAIN_LOSS_GAIN = np.array([0.10, -0.05, 0.02])  # mean 7/300, sample variance 0.005633...
-# Deviations from the mean 0.023333: 0.076667, -0.073333, -0.003333; their squares sum to 0.01126667.
-DEVIATION = math.sqrt(0.01126666666666667 / 2)
-
 equities = st.lists(st.floats(1.0, 1e6), min_size=2, max_size=60).map(np.array)
 gaps = st.lists(st.integers(1, 3 * DAY_S), min_size=60, max_size=60)
 
@@ -61,39 +56,6 @@ def test_cagr_of_two_years_is_the_root_of_the_growth() -> None:
 def test_cagr_that_no_number_holds_is_undefined() -> None:
     times = np.array([MIDNIGHT, MIDNIGHT + 300], dtype=np.int64)
     assert metrics.cagr(times, np.array([1.0, 2.0])) is None
-
-
-def test_volatility_is_of_the_sample_and_a_year_of_365_days() -> None:
-    assert metrics.volatility(GAIN_LOSS_GAIN) == pytest.approx(DEVIATION * math.sqrt(365))
-    assert metrics.volatility(GAIN_LOSS_GAIN) == pytest.approx(1.43393, abs=1e-5)
-
-
-def test_sharpe() -> None:
-    assert metrics.sharpe(GAIN_LOSS_GAIN) == pytest.approx(0.07 / 3 / DEVIATION * math.sqrt(365))
-    assert metrics.sharpe(GAIN_LOSS_GAIN) == pytest.approx(5.93938, abs=1e-5)
-
-
-def test_sharpe_standard_error_after_lo_2002() -> None:
-    daily = 0.07 / 3 / DEVIATION  # 0.310881
-    expected = math.sqrt((1 + daily**2 / 2) / 3) * math.sqrt(365)
-    assert metrics.sharpe_standard_error(GAIN_LOSS_GAIN) == pytest.approx(expected)
-    assert expected == pytest.approx(11.29363, abs=1e-5)
-
-
-def test_the_standard_error_of_a_sharpe_of_zero_is_one_over_the_root_of_years() -> None:
-    returns = np.tile([0.01, -0.01], 2 * 365)
-    assert metrics.sharpe_standard_error(returns) == pytest.approx(1 / math.sqrt(4))
-
-
-def test_sortino_takes_the_downside_over_all_days() -> None:
-    downside = math.sqrt(0.05**2 / 3)
-    assert metrics.sortino(GAIN_LOSS_GAIN) == pytest.approx(0.07 / 3 / downside * math.sqrt(365))
-    assert metrics.sortino(GAIN_LOSS_GAIN) == pytest.approx(15.44237, abs=1e-5)
-
-
-def test_hit_rate_leaves_out_days_without_change() -> None:
-    assert metrics.hit_rate(np.array([0.1, 0.0, -0.1, 0.2, 0.0])) == pytest.approx(2 / 3)
-    assert metrics.hit_rate(np.zeros(5)) is None
 
 
 def test_max_drawdown() -> None:
@@ -167,6 +129,59 @@ def test_what_is_no_curve_is_refused(times: list[int], equity: list[float], prob
         summarise(np.array(times, dtype=np.int64), np.array(equity), 0.0, 0.0, 0)
 
 
+def test_calmar_is_growth_over_the_deepest_fall() -> None:
+    times = MIDNIGHT + YEAR_S * np.arange(3, dtype=np.int64)
+    assert metrics.calmar(times, np.array([100.0, 80.0, 121.0])) == pytest.approx(0.10 / 0.20)
+    assert metrics.calmar(times, np.array([100.0, 110.0, 121.0])) is None
+
+
+def test_ulcer_index_is_the_root_mean_square_of_the_drawdowns_at_midnights() -> None:
+    times = np.insert(midnights(4), 1, MIDNIGHT + 300)  # what lies between midnights does not count
+    equity = np.array([100.0, 20.0, 90.0, 100.0, 80.0])
+    assert metrics.ulcer_index(times, equity) == pytest.approx(math.sqrt((0.1**2 + 0.2**2) / 4))
+    assert metrics.ulcer_index(times[:1], equity[:1]) is None
+
+
+def test_cost_share_is_of_what_would_have_been_gained() -> None:
+    assert metrics.cost_share(np.array([100.0, 110.0]), 5.0) == pytest.approx(5 / 15)
+    assert metrics.cost_share(np.array([100.0, 98.0]), 5.0) == pytest.approx(5 / 3)
+    assert metrics.cost_share(np.array([100.0, 90.0]), 5.0) is None
+
+
+def test_exposure_is_the_mean_gross_weight() -> None:
+    assert metrics.exposure(np.array([0.0, 0.5, 1.0])) == 0.5
+    assert metrics.exposure(np.empty(0)) is None
+
+
+def test_summary_holds_what_the_optional_figures_need() -> None:
+    benchmark = np.tile([0.02, -0.01], 20)
+    equity = 100.0 * np.cumprod(np.append(1.0, 1.0 + 0.5 * benchmark))
+    summary = summarise(
+        midnights(41), equity, 50.0, 0.5, 4, slippage=0.25, weights=np.array([0.2, 0.4]),
+        trade_profits=np.array([3.0, -1.0, 2.0]), benchmark=benchmark,
+    )  # fmt: skip
+    assert summary.cost_share == pytest.approx(0.75 / (equity[-1] - equity[0] + 0.75))
+    assert (summary.trade_hit_rate, summary.trade_profit_factor) == (pytest.approx(2 / 3), 5.0)
+    assert (summary.exposure, summary.trades_per_day) == (pytest.approx(0.3), pytest.approx(0.1))
+    assert summary.regression is not None
+    assert summary.regression.beta == pytest.approx(0.5)
+
+
+def test_costs_that_are_not_known_have_no_share() -> None:
+    assert summarise(midnights(3), np.array([1.0, 2.0, 3.0]), 7.0, 0.5, 4).cost_share is None
+
+
+def test_there_are_twenty_statistics_and_more() -> None:
+    """Each is defined for a book of a year (feature row M63)."""
+    days = np.random.default_rng(2).normal(0.002, 0.02, 365)
+    summary = asdict(summarise(
+        midnights(366), 100.0 * np.cumprod(np.append(1.0, 1.0 + days)), 50.0, 0.5, 4, slippage=0.25,
+        weights=np.ones(3), trade_profits=np.array([3.0, -1.0]), benchmark=np.roll(days, 1),
+    ))  # fmt: skip
+    assert [name for name, value in summary.items() if value is None] == []
+    assert len(summary) >= 30
+
+
 @given(equities, gaps, st.sampled_from([0.125, 2.0, 1024.0]))
 def test_the_unit_of_money_changes_no_ratio(equity: FloatArray, gaps: list[int], scale: float) -> None:
     times = curve_at(gaps, equity)
@@ -192,11 +207,3 @@ def test_daily_returns_compound_to_the_return_between_the_midnights(equity: Floa
     _, daily = metrics.daily_equity(times, equity)
     if len(daily) >= 2:
         assert np.prod(1.0 + metrics.daily_returns(times, equity)) == pytest.approx(daily[-1] / daily[0])
-
-
-@given(st.lists(st.floats(-0.2, 0.2), min_size=2, max_size=60).map(np.array))
-def test_sharpe_changes_sign_with_the_returns_and_leverage_leaves_it(returns: FloatArray) -> None:
-    sharpe = metrics.sharpe(returns)
-    if sharpe is not None and metrics.sharpe(-returns) is not None:
-        assert metrics.sharpe(-returns) == pytest.approx(-sharpe)
-        assert metrics.sharpe(returns * 2.0) == pytest.approx(sharpe)

@@ -1,0 +1,1 @@
+"""Other people's packages to measure against: each in a virtual environment of its own, asked through a pipe."""

@@ -1,0 +1,130 @@
+"""A decision as rows: what was decided for each instrument, and the intents that follow, in one transaction."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from psycopg.types.json import Json
+
+from policy.decision_path import Decision
+from policy.observation import View
+from policy.policy_model import PolicyModel
+from policy.strategies import BASELINE
+from shared.db import Database, load_queries
+from shared.money import to_money
+from shared.rows import Instrument
+
+SOURCE = "policy"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The candle's close that was decided about, the earliest and the latest fill, and when it was decided."""
+
+    as_of: datetime
+    not_before: datetime
+    deadline: datetime
+    now: datetime
+
+
+def write_decision(
+    database: Database,
+    wallet: Mapping[str, Any],
+    instruments: Sequence[Instrument],
+    view: View,
+    decision: Decision,
+    policy: PolicyModel | None,
+    timing: Timing,
+) -> tuple[int, int]:
+    """Writes (decisions, orders), all or nothing. An instrument without a price has neither."""
+    queries, priced = load_queries("policy"), np.flatnonzero(np.isfinite(view.market.prices)).tolist()
+    orders = 0
+    with database.transaction():
+        installation = database.fetch_one(queries["installation"])
+        assert installation is not None
+        for n in priced:
+            row = _decision_row(n, wallet, instruments[n], view, decision, policy, timing)
+            written = database.fetch_one(queries["insert_decision"], row)
+            assert written is not None
+            if decision.plan.quantity[n] != 0.0:
+                order = _order_row(n, wallet, instruments[n], view, decision, timing)
+                order |= {"id": uuid.uuid5(installation["id"], order.pop("key")), "decision_id": written["id"]}
+                orders += database.execute(queries["insert_order"], order)
+    return len(priced), orders
+
+
+def _decision_row(
+    n: int,
+    wallet: Mapping[str, Any],
+    instrument: Instrument,
+    view: View,
+    decision: Decision,
+    policy: PolicyModel | None,
+    timing: Timing,
+) -> Row:
+    market, book = view.market, view.book
+    speaks = policy is not None and decision.residual is not None and bool(market.complete[n])
+    return {
+        "wallet_id": wallet["id"],
+        "instrument_id": instrument.id,
+        "as_of": timing.as_of,
+        "source": SOURCE,
+        "wanted_weight": float(decision.wanted[n]),
+        "allowed_weight": float(decision.allowed[n]),
+        "baseline_weight": float(decision.baseline[n]),
+        "contributions": Json({name: float(part[n]) for name, part in decision.contributions.items()}),
+        "clamps": Json([asdict(clamp) for clamp in decision.clamps[n]]),
+        "reason": f"{_speaker(policy) if speaks else BASELINE}: {decision.plan.reasons[n]}",
+        "price": float(market.prices[n]),
+        "quantity_held": to_money(float(book.held[n])),
+        "cash": to_money(book.cash),
+        "equity": book.equity,
+        "policy_config_id": market.config.id or None,
+        "recorded_at": timing.now,
+    } | _what_the_model_said(n, view, decision, policy if speaks else None)
+
+
+def _speaker(policy: PolicyModel | None) -> str:
+    if policy is not None and policy.residual_scale == 0.0:
+        return f"{BASELINE} (the policy is promoted with a residual of 0)"
+    return "policy"
+
+
+def _what_the_model_said(n: int, view: View, decision: Decision, policy: PolicyModel | None) -> Row:
+    """The baseline reads no embedding and no regime."""
+    columns = ("model_id", "encoder_id", "market_state_short_id", "market_state_id", "observation_hash")
+    if policy is None or decision.residual is None or view.market.states is None:
+        return dict.fromkeys((*columns, "action", "agreement"))
+    short, long = view.market.states
+    return dict(
+        zip(columns, (policy.id, policy.encoder_id, short.id, long.id, decision.observation_hash), strict=True)
+    ) | {
+        "action": float(decision.residual.action[n]),
+        "agreement": float(decision.residual.agreement[n]),
+    }
+
+
+def _order_row(
+    n: int, wallet: Mapping[str, Any], instrument: Instrument, view: View, decision: Decision, timing: Timing
+) -> Row:
+    """``key``: what its id follows from, so that the same decision made again is the same order."""
+    quantity = float(decision.plan.quantity[n])
+    return {
+        "key": f"{wallet['id']}:{instrument.id}:{timing.as_of.isoformat()}:{SOURCE}",
+        "wallet_id": wallet["id"],
+        "mode": wallet["mode"],
+        "instrument_id": instrument.id,
+        "side": "buy" if quantity > 0 else "sell",
+        "quantity": to_money(abs(quantity)),
+        "reference_price": float(view.market.prices[n]),
+        "volatility": float(view.market.volatility[n]),
+        "not_before": timing.not_before,
+        "deadline": timing.deadline,
+        "recorded_at": timing.now,
+    }

@@ -1,0 +1,17 @@
+"""Volatility target: a full position of everything, whatever its trend."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policy import decision_kernel
+from policy.observation import View
+from policy.strategies.residual import Residual
+from shared.rows import FloatArray
+
+
+def wanted_weights(view: View, residual: Residual | None = None) -> FloatArray:
+    market, n = view.market, len(view.market.trend)
+    wanted = np.zeros(n)
+    decision_kernel.want(np.ones(n), market.volatility, np.zeros(n), np.ones(n), 0.0, view.steering, wanted)
+    return wanted
