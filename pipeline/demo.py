@@ -43,7 +43,7 @@ from shared.settings import TIMEFRAMES, Settings, SettingsError, load_settings
 WALLET = "demo"
 CAPITAL = 10_000.0
 SIMULATED_SYMBOLS = ("SIM-BTC/USDT", "SIM-ETH/USDT")
-SIMULATED_END = datetime(2026, 5, 16, tzinfo=UTC)  # a month with a turn in it: there is something to trade
+SIMULATED_END = datetime(2026, 4, 14, tzinfo=UTC)  # a month in which a trend weakens: there is something to trade
 DAYS = 180
 KRAKEN_DAYS = 29  # of the 30 days of 1h candles that Kraken serves
 TRADED_SHARE = 6  # the last sixth is traded: 30 of 180 days

@@ -103,7 +103,8 @@ def run_once(
     )
     shutil.rmtree(directory, ignore_errors=True)
     curve = _write_curve(trained, settings, model_id)
-    return Outcome("done", {"model_id": model_id, **metrics, "learning_curve": curve})
+    told = {name: metrics[name] for name in ("chosen", "steps") if name in metrics} | {"broken": steering["broken"]}
+    return Outcome("done", {"model_id": model_id, **told, "learning_curve": curve})
 
 
 def load_training_data(

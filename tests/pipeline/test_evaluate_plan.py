@@ -88,14 +88,14 @@ def test_no_candle_is_seen_by_training_and_test_alike() -> None:
 
 
 def test_full_folds_are_whole_calendar_years_anchored_at_the_first_candle() -> None:
-    source = source_of({"A/USDT": constant(6 * 365, 1.0, END + timedelta(days=20))})
+    source = source_of({"A/USDT": constant(8 * 365, 1.0, END + timedelta(days=20))})
     folds = folds_of(source, "full")
-    assert [f.test_from.year for f in folds] == [2020, 2021, 2022, 2023]
+    assert [f.test_from.year for f in folds] == [2018, 2019, 2020, 2021, 2022, 2023]
     assert [(f.test_from, f.test_to) for f in folds] == [
-        (datetime(y, 1, 1, tzinfo=UTC), datetime(y + 1, 1, 1, tzinfo=UTC)) for y in range(2020, 2024)
+        (datetime(y, 1, 1, tzinfo=UTC), datetime(y + 1, 1, 1, tzinfo=UTC)) for y in range(2018, 2024)
     ]
     assert {f.start for f in folds} == {from_unix(source.first)}
-    assert len(in_words(folds)) == 4
+    assert len(in_words(folds)) == 6
 
 
 def test_quick_folds_test_the_last_half_of_the_newest_year_without_a_gap_between_them() -> None:

@@ -200,10 +200,10 @@ def test_what_is_not_shown_to_earn_more_than_cash_is_not_promoted(
     database_for: DatabaseFor, verdict: str, earns: tuple[float, float]
 ) -> None:
     """Of a baseline that loses, who loses less is no reason to trade: judged is what would trade."""
-    model = add_model(database_for)
+    model = add_model(database_for, "one")
     canaries, evaluation = add_canaries(database_for), add_evaluation(database_for, verdict, earns=earns)
     with pytest.raises(JobError, match="not shown to earn more than cash"):
-        promote(database_for, model)
+        run(database_for, model)
     with pytest.raises(psycopg.errors.RaiseException, match="earns more than cash"):
         database_for("cli").execute(
             "SELECT promote_policy(%(m)s, %(e)s, %(c)s, 'because', 'test', %(at)s)",

@@ -17,7 +17,8 @@ from shared.tasks import TaskError, run_tasks
 PROJECT = Path(__file__).resolve().parents[2]
 
 PROGRAM = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started the tests in the background
 sys.path.insert(0, {str(PROJECT)!r})
 from shared.tasks import run_tasks
 from tests.shared.test_tasks import sleep_for_ever
@@ -99,9 +100,12 @@ def test_no_child_outlives_the_parent(tmp_path: Path, how: signal.Signals) -> No
     program.write_text(PROGRAM)
     command = [sys.executable, str(program), str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as parent:
-        children = [_pid_in(tmp_path / name) for name in "ab"]
-        parent.send_signal(how)
-        parent.wait(timeout=20)
+        try:
+            children = [_pid_in(tmp_path / name) for name in "ab"]
+            parent.send_signal(how)
+            parent.wait(timeout=20)
+        finally:
+            parent.kill()
     deadline = time.monotonic() + 10
     while any(map(_lives, children)) and time.monotonic() < deadline:
         time.sleep(0.05)
