@@ -194,7 +194,7 @@ def _tell(
     report = build_report(pooled, found, terms, source.provenance, verdict, why_none)
     print(terminal_report(report))
     write_page(report, page)
-    print(verdict_sentence(found, verdict, why_none))
+    print(("" if verdict is None else "Verdict. ") + verdict_sentence(found, verdict, why_none))
     print(f"report: {page}")
 
 

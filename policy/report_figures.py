@@ -40,7 +40,7 @@ def compared(curves: Sequence[Curve]) -> list[int]:
 
 def short_names(curves: Sequence[Curve]) -> list[str]:
     """What heads a narrow column of each of ``compared``."""
-    roles = {baseline_index(curves): "baseline", benchmark_index(curves): "hold", 0: curves[0].name}
+    roles = {baseline_index(curves): "baseline", benchmark_index(curves): "hold", 0: curves[0].name.partition(" (")[0]}
     return [roles[n] for n in compared(curves)]
 
 

@@ -46,7 +46,7 @@ def verdict_sentence(found: Numbers, verdict: str | None, why_none: str) -> str:
         "not worse": "the policy is not worse than the baseline",
         "baseline wins": "the baseline wins: a promotion would set the residual to zero",
     }
-    return f"{why_none}. {told}." if verdict is None else f"Verdict: {words[verdict]}. {told}."
+    return f"{why_none}. {told}." if verdict is None else f"{words[verdict].capitalize()}. {told}."
 
 
 def signed_ratio(value: float) -> str:

@@ -46,6 +46,7 @@ class SeededModel:
     encoder_id: int
     known_from: datetime
     residual_scale: float = 1.0
+    verdict: str = ""
     reach: float = 0.7
     model: Any = None
 
@@ -118,7 +119,7 @@ def test_paper_jobs_and_backtest_make_identical_decisions_and_fills(
     instruments = store_market(market, seed + 1, STEPS)
     encoder = insert_model(market, "encoder")
     model = SeededModel(insert_model(market, "policy", encoder), encoder, STARTED - HOUR)
-    model.model = SimpleNamespace(trained_to=model.known_from)
+    model.model = SimpleNamespace(trained_to=model.known_from, metrics={})
     monkeypatch.setattr(run_trader, "usable_policy", model.usable)
     monkeypatch.setattr(laboratory, "load_policy", lambda *_: model)
     store_knowledge(market, model, instruments, seed, STEPS)

@@ -41,9 +41,10 @@ class Model:
     id: int = 4
     encoder_id: int = 3
     residual_scale: float = 1.0
+    verdict: str = ""
     known_from: datetime = NOON
     reach: float = 0.5
-    model: Any = field(default_factory=lambda: SimpleNamespace(trained_to=NOON))
+    model: Any = field(default_factory=lambda: SimpleNamespace(trained_to=NOON, metrics={}))
 
     def act(self, observation: FloatArray) -> Residual:
         rng = np.random.default_rng(abs(int(observation.sum() * 1e3)))

@@ -87,7 +87,7 @@ def test_the_job_stores_one_ensemble_that_the_trader_can_run(
     answer = policy.act(np.zeros((5, OBSERVATION_SIZE), np.float32))
     assert answer.action.shape == (5,)
     assert (small.home_path / "reports" / f"learning-curve-policy-{policy.id}.png").exists()
-    assert not list((small.home_path / "training").rglob("*.safetensors"))
+    assert not list((small.home_path / "training").glob(f"policy-{small.db_name}/**/*.safetensors"))
 
 
 def test_the_same_span_again_is_the_same_model(
