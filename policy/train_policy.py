@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,8 @@ def run_once(
     from policy.training_plan import plan_of
 
     plan = plan_of(settings)
-    steering = _steering(data, trained, plan)
+    cells = _steered(data, trained, plan)
+    steering = _steering(cells)
     metrics = _summary(trained) | made_by(settings) | {"steering": steering}
     model_id = save_model(
         database,
@@ -103,6 +104,9 @@ def run_once(
     )
     shutil.rmtree(directory, ignore_errors=True)
     curve = _write_curve(trained, settings, model_id)
+    from policy.steering_report import write_steering
+
+    write_steering(cells, settings.home_path / "reports", f"steering-policy-{model_id}")
     told = {name: metrics[name] for name in ("chosen", "steps") if name in metrics} | {"broken": steering["broken"]}
     return Outcome("done", {"model_id": model_id, **told, "learning_curve": curve})
 
@@ -164,11 +168,10 @@ def _train_all(data: TrainingData, settings: Settings, directory: Path, progress
     )
 
 
-def _steering(data: TrainingData, trained: Sequence[Any], plan: Any) -> dict[str, Any]:
-    """How the policy obeys its steering on what was held back: (risk aversion, mean exposure), (turnover penalty,
-    turnover a year), and in words what it breaks."""
+def _steered(data: TrainingData, trained: Sequence[Any], plan: Any) -> list[Any]:
+    """The policy under a grid of steerings, on what was held back (cells of policy.steering_report)."""
     from policy.policy_network import act_of
-    from policy.steering_report import measure_grid, violations
+    from policy.steering_report import measure_grid
     from policy.strategies.residual import Residual
     from policy.training import split
 
@@ -179,7 +182,14 @@ def _steering(data: TrainingData, trained: Sequence[Any], plan: Any) -> dict[str
         return Residual(np.median(said, axis=0), np.clip(1.0 - said.std(axis=0) / 0.5, 0.0, 1.0), plan.reach)
 
     held_back = split(data, plan)[1]
-    cells = measure_grid(held_back, act, replace(plan.validation_terms(), reach=plan.reach))
+    return measure_grid(held_back, act, plan.validation_terms())
+
+
+def _steering(cells: Sequence[Any]) -> dict[str, Any]:
+    """Of the cells under wide caps (risk aversion, mean exposure), (turnover penalty, turnover a year), and in words
+    what the policy breaks."""
+    from policy.steering_report import violations
+
     plain = max(cell.max_position for cell in cells)
     wide = [cell for cell in cells if cell.max_position == plain]
     return {
