@@ -17,7 +17,7 @@ SPAN = $(call opt,AT,at) $(call opt,FROM,from) $(call opt,TO,to)
 .DEFAULT_GOAL := help
 .PHONY: help demo test check coverage bench lock db-up db-stop db-reset db-url db-psql db-apply-schema \
         db-apply-schema-host infra-up infra-down backfill run-feed import-csv data-quality exchanges emulator run-meta \
-        run-encoder train-encoder features eval-encoder export-embeddings encoder-upgrade check-encoder retrain analogs train-policy \
+        run-encoder scorecard assess-llm replay-llm probe-llm import-news import-onchain llm-emulator train-encoder features eval-encoder export-embeddings encoder-upgrade check-encoder retrain analogs train-policy \
         run-trader run-sender backtest evaluate canaries planted promote wallet pause resume schedule cron-print status \
         venv-meta venv-encoder venv-policy install-meta install-encoder install-policy
 
@@ -95,6 +95,24 @@ analogs: $(RUN)  ## past moments most like this one, and what followed: SYMBOL=�
 
 run-meta: $(RUN)  ## write market_state and policy_config: [FROM= TO=] [AT=]
 	@$(PY) -m meta_controller.run_metacontroller $(SPAN)
+
+scorecard: $(RUN)  ## how good were the regime calls? table and reliability plot: [FROM=] [TO=] [EXPERT=] [PNG=] [JSON=1]
+	@$(PY) -m meta_controller.scorecard $(SPAN) $(call opt,EXPERT,expert) $(call opt,PNG,png) $(if $(JSON),--json)
+
+assess-llm: $(RUN)  ## what has the language model earned? scores, memories, its weight in the live steering: [AT=]
+	@$(PY) -m meta_controller.assess_llm $(SPAN)
+
+replay-llm: $(RUN)  ## parse a stored answer and build its prompt again: are they the same? ID=… or ALL=1
+	@$(PY) -m meta_controller.replay_llm $(call opt,ID,id) $(if $(ALL),--all)
+
+probe-llm: $(RUN)  ## does the model read, or recall? mirrored and renamed statistics: [HOURS=8]
+	@$(PY) -m meta_controller.probe_llm $(call opt,HOURS,hours)
+
+import-news: $(RUN)  ## news for the language model, from an RSS, Atom or JSON file: FILE=… [SOURCE=]
+	@$(PY) -m meta_controller.import_news $(FILE) $(call opt,SOURCE,source)
+
+import-onchain: $(RUN)  ## figures of chains, from a CSV file (chain,metric,as_of,value): FILE=… [SOURCE=]
+	@$(PY) -m meta_controller.import_onchain $(FILE) $(call opt,SOURCE,source)
 
 train-policy: $(RUN)  ## train the policy, pathwise then PPO: [FROM=] [TO=] [STEPS=] [PPO_STEPS=] [SEEDS=] [JOBS=2]
 	@$(PY) -m policy.train_policy $(SPAN) $(call opt,STEPS,steps) $(call opt,PPO_STEPS,ppo-steps) $(call opt,SEEDS,seeds) \
@@ -213,6 +231,9 @@ bench: $(VENV)/.dev  ## every benchmark, each with its reference
 
 emulator: $(VENV)/.dev  ## an exchange on this machine to rehearse with: [SPEED=60] [ARGS=…]
 	@$(PY) -m tests.exchange_emulator $(call opt,SPEED,speed) $(ARGS)
+
+llm-emulator: $(VENV)/.dev  ## a language model's endpoint on this machine to rehearse with: [ARGS=…]
+	@$(PY) -m tests.llm_emulator $(ARGS)
 
 lock:  ## rewrite the hashed requirement lists from the .in files (needs uv)
 	@requirements/lock.sh

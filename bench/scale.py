@@ -32,7 +32,7 @@ from bench.workbench import Row, print_rows, temporary_settings
 from candles.binary_copy import copy_candles
 from candles.derive import derive_candles
 from candles.store import add_instrument, default_rules, known_series, write_candles
-from meta_controller.market_index import WINDOW_BARS
+from meta_controller.market_index import REACH_S
 from policy.signals import signal_window
 from shared.clock import from_unix
 from shared.db import Database, connect, load_queries, owner_url, role_url
@@ -153,7 +153,7 @@ def about_one(world: World, coming: Candles) -> dict[str, Callable[[Instrument],
         "all gaps of a series (view candle_gaps)": gaps,
         f"the encoder's window ({WINDOW} hours)": window(WINDOW),
         f"the trader's window ({signal_window(3600)} hours)": window(signal_window(3600)),
-        f"the market index's window ({WINDOW_BARS} hours, of which 720 are there)": window(WINDOW_BARS),
+        f"the market index's reach ({REACH_S // HOUR} hours, of which 720 are there)": window(REACH_S // HOUR),
     }
 
 

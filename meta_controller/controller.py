@@ -1,16 +1,13 @@
-"""What a controller says, whoever it is: the rules today, the LLM later, both held to meta_controller.bounds.
+"""What a controller says, whoever it is: the rules or the LLM, both held to meta_controller.bounds.
 
 A proposal knows nothing of tracks, rows or validity; the job turns it into rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal, Protocol
-
-from shared.rows import FloatArray
+from typing import Literal
 
 Trend = Literal["down", "flat", "up"]
 Volatility = Literal["low", "mid", "high"]
@@ -21,6 +18,7 @@ VOLATILITIES: tuple[Volatility, ...] = ("low", "mid", "high")
 
 SHORT_HORIZON_S = 4 * 3600
 LONG_HORIZON_S = 24 * 3600  # the horizon that steers
+LEANING = 1.5  # odds of up against down, or down against up, that name a trend
 HORIZONS_S = (SHORT_HORIZON_S, LONG_HORIZON_S)
 
 
@@ -48,10 +46,22 @@ class HorizonCall:
 
     @property
     def regime(self) -> Regime:
-        """Follows from the probabilities by a fixed precedence: a trend names the regime, then high volatility."""
-        if self.trend != "flat":
-            return "bear" if self.trend == "down" else "bull"
+        """Follows from the probabilities by a fixed precedence: a trend names the regime, then high volatility.
+
+        Most days move nowhere, so an honest forecast has flat as its likeliest class nearly always. What names a trend
+        is which way it goes if it goes: one of the two at least 1.5 times as likely as the other.
+        """
+        if max(self.p_up, self.p_down) >= LEANING * min(self.p_up, self.p_down):
+            return "bear" if self.p_down > self.p_up else "bull"
         return "volatile" if self.volatility == "high" else "sideways"
+
+
+def call_of(horizon_s: int, probabilities: Sequence[float], reasons: str) -> HorizonCall:
+    """The call that six probabilities make (down, flat, up, low, mid, high). Its conviction is p_up - p_down, as far
+    as the trend is certain at all: 0 for a third each, 1 for a sure rise."""
+    down, flat, up, low, mid, high = probabilities
+    certainty = (3.0 * max(down, flat, up) - 1.0) / 2.0
+    return HorizonCall(horizon_s, down, flat, up, low, mid, high, (up - down) * certainty, reasons)
 
 
 def _most_likely(*probabilities: float) -> int:
@@ -81,27 +91,3 @@ class Proposal:
     calls: tuple[HorizonCall, ...]
     steering: Steering
     reasons: str
-
-
-@dataclass(frozen=True, slots=True)
-class MarketWindow:
-    """What is known of the market at ``as_of``: the equal-weight index's log returns, oldest first, shape (n,).
-
-    One return a bar of ``timeframe_s``, the last one ending at ``as_of``; ``instruments`` are in the index.
-    """
-
-    as_of: datetime
-    timeframe_s: int
-    returns: FloatArray
-    instruments: int
-
-
-class Controller(Protocol):
-    """The seat that the rules and the LLM take. ``source`` is the name that its rows carry."""
-
-    @property
-    def source(self) -> str: ...
-
-    def propose(self, window: MarketWindow) -> Proposal:
-        """Reads and thinks, writes nothing. What it says counts only after bounds.check found nothing in it."""
-        ...

@@ -1,17 +1,18 @@
-"""The rule-based controller: a regime expert's calls, and for each regime the steering written down here.
+"""The rule-based controller: for what the pool calls, the steering written down here.
 
-It needs candles and nothing else, so it always has an answer; every other controller falls back on it.
+It needs candles and nothing else, so it always has an answer; the LLM falls back on it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from meta_controller.bounds import within_operator
-from meta_controller.controller import LONG_HORIZON_S, HorizonCall, MarketWindow, Proposal, Regime, Steering, Volatility
-from meta_controller.regimes import EXPERTS
+from meta_controller.controller import LONG_HORIZON_S, HorizonCall, Proposal, Regime, Steering, Volatility
 from shared.settings import RiskSettings
+
+SOURCE = "rules"
 
 # A sustained rise is used to the full; without a trend fewer and smaller trades, as costs then weigh more; in
 # wild or falling markets little is held, losses count more, and a bad day ends sooner. target_volatility
@@ -26,26 +27,16 @@ STEERING: Mapping[Regime, Steering] = {
 TARGET_VOLATILITY: Mapping[Volatility, float] = {"low": 0.45, "mid": 0.35, "high": 0.25}
 
 
-class Rules:
-    """A Controller; ``expert`` names the regime expert that it follows."""
-
-    source = "rules"
-
-    def __init__(self, risk: RiskSettings, expert: str = "quadrant") -> None:
-        self._risk = risk
-        self._call = EXPERTS[expert]
-
-    def propose(self, window: MarketWindow) -> Proposal:
-        """The expert's calls, and the steering of the long horizon's regime within the operator's limits."""
-        calls = self._call(window.returns)
-        long = next(call for call in calls if call.horizon_s == LONG_HORIZON_S)
-        steering = within_operator(steer(long), self._risk)
-        reasons = (
-            f"{long.regime}, as the {LONG_HORIZON_S // 3600}h call is {long.reasons} in the index of "
-            f"{window.instruments}: target volatility {steering.target_volatility:.2f}, "
-            f"exposure up to {steering.max_exposure:.2f}"
-        )
-        return Proposal(calls, steering, reasons)
+def propose(calls: Sequence[HorizonCall], instruments: int, risk: RiskSettings) -> Proposal:
+    """The calls as they are, and the steering of the long horizon's regime within the operator's limits."""
+    long = next(call for call in calls if call.horizon_s == LONG_HORIZON_S)
+    steering = within_operator(steer(long), risk)
+    reasons = (
+        f"{long.regime} in the index of {instruments}: the {LONG_HORIZON_S // 3600}h call is trend {long.trend}, "
+        f"volatility {long.volatility}; target volatility {steering.target_volatility:.2f}, "
+        f"exposure up to {steering.max_exposure:.2f}"
+    )
+    return Proposal(tuple(calls), steering, reasons)
 
 
 def steer(call: HorizonCall) -> Steering:

@@ -1,59 +1,71 @@
-"""The hourly job: market_data → market_state and policy_config, on the tracks ``rules`` and ``live``.
+"""The hourly job: market_data → regime_calls, market_state and policy_config, on all tracks.
 
     python -m meta_controller.run_metacontroller [--at TIME | --from TIME --to TIME]
 
-One call an as_of, from the last WINDOW_BARS closes up to it and from nothing else; the batch pass calls the
-same function for every as_of, so it writes the rows that hourly runs would have written.
+The experts call what follows the newest closed bar, the pool makes one call of theirs, the rules turn it into steering.
+Where a language model is configured it is asked then; whatever it says or fails to say, every track has its row.
+A batch pass makes the rows that hourly runs would have made; a language model is never asked about the past.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from psycopg.types.json import Jsonb
 
-from meta_controller.bounds import check
-from meta_controller.controller import Controller, MarketWindow, Proposal
-from meta_controller.market_index import WINDOW_BARS, NoCall, ShortHistory, close_grid, index_returns
-from meta_controller.rules import Rules
+from meta_controller.call_rows import call_rows, copy_in, write_fits
+from meta_controller.llm import Endpoint, endpoint_of
+from meta_controller.market_index import NoCall, ShortHistory
+from meta_controller.regime_run import RegimeRun, read_regimes
+from meta_controller.steering import Past
+from meta_controller.strategist import Consultation, consult
+from meta_controller.tracks import TrackRows, llm_rows, rule_rows
 from shared.alerts import raise_alert
 from shared.clock import Clock, floor_time, from_unix, to_unix
-from shared.db import Database, load_queries
+from shared.db import Database, DatabaseError, load_queries
 from shared.job import Context, JobError, Outcome, UsageError, job, job_parser, run_job_command
-from shared.market_data import UnknownInstrument, find_instruments, read_candles
-from shared.rows import FloatArray, MarketState, PolicyConfig
-from shared.settings import Settings, UniverseSettings
+from shared.market_data import UnknownInstrument
+from shared.rows import MarketState, PolicyConfig
+from shared.settings import Settings
 
+log = logging.getLogger("sextant.metacontroller")
 Span = tuple[datetime, datetime]
-
-TRACKS = ("rules", "live")  # live follows the rules, until something better has earned a weight
-CONFIG_VALID_BARS = 3  # one call may be missed and the next be late before the steering expires
 
 
 @job("run_metacontroller")
-def run_once(clock: Clock, database: Database, settings: Settings, span: Span | None = None) -> Outcome:
-    """Calls the newest closed bar, or with ``span`` every close in [from, to].
+def run_once(
+    clock: Clock,
+    database: Database,
+    settings: Settings,
+    span: Span | None = None,
+    endpoint: Endpoint | None = None,
+) -> Outcome:
+    """Calls the newest closed bar, or with ``span`` every close in [from, to]; asks ``endpoint``, if there is one,
+    about the newest bar.
 
     UsageError for a span that reaches into the future; JobError for a universe without candles.
     """
     step_s = settings.universe.decision_timeframe_s
     first, last = _moments(clock.now(), step_s, span)
-    closes = _read_closes(database, settings.universe, first - (WINDOW_BARS - 1) * step_s, last)
-    controller = Rules(settings.risk)
-    rows, skipped = Rows([], []), list[NoCall]()
-    for n, as_of in enumerate(range(first, last + 1, step_s)):
-        try:
-            returns, instruments = index_returns(closes[:, n : n + WINDOW_BARS])
-        except NoCall as reason:
-            skipped.append(reason)
-            continue
-        rows.add(controller, MarketWindow(from_unix(as_of), step_s, returns, instruments))
-    _alert_of_short_history(database, clock, skipped)
-    return _outcome(_write(database, rows, clock.now()), len(rows.configs) // len(TRACKS), skipped)
+    try:
+        run = read_regimes(database, settings.universe, first, last)
+    except UnknownInstrument as error:
+        raise JobError(str(error)) from None
+    _alert_of_short_history(database, clock, run.skipped)
+    past = Past.read(database, from_unix(first), from_unix(last))
+    rows = TrackRows()
+    for as_of in run.called:
+        rule_rows(rows, run, past, as_of, settings.risk, answered_by_rules=endpoint is None or span is not None)
+    written = _write(database, run, rows, clock.now())
+    if endpoint is not None and span is None and run.called:
+        written = _add(written, _ask(clock, database, settings, endpoint, run, past))
+    return _outcome(written, len(run.called), run.skipped)
 
 
 def _moments(now: datetime, step_s: int, span: Span | None) -> tuple[int, int]:
@@ -70,66 +82,44 @@ def _moments(now: datetime, step_s: int, span: Span | None) -> tuple[int, int]:
     return -(-to_unix(span[0]) // step_s) * step_s, to_unix(floor_time(span[1], step_s))
 
 
-def _read_closes(database: Database, universe: UniverseSettings, first: int, last: int) -> FloatArray:
-    """The universe's closes on the grid first, …, last: shape (instruments, bars), NaN where missing."""
-    step_s = universe.decision_timeframe_s
+def _ask(
+    clock: Clock, database: Database, settings: Settings, endpoint: Endpoint, run: RegimeRun, past: Past
+) -> dict[str, int]:
+    """The tracks llm and live of the newest moment: what the rules wrote is committed by now, and stays."""
+    as_of = run.called[-1]
+    if past.has("llm", from_unix(as_of)) and past.has("live", from_unix(as_of)):
+        return {}
     try:
-        instruments = find_instruments(database, universe.venue, universe.symbols)
-    except UnknownInstrument as error:
-        raise JobError(str(error)) from None
-    series = [read_candles(database, one.id, step_s, first - 1, last) for one in instruments]
-    return close_grid(series, first, step_s, (last - first) // step_s + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What one run is to write."""
-
-    states: list[MarketState]
-    configs: list[PolicyConfig]
-
-    def add(self, controller: Controller, window: MarketWindow) -> None:
-        """Asks ``controller`` about ``window``; JobError if what it says is out of bounds."""
-        proposal = controller.propose(window)
-        if problems := check(proposal):
-            raise JobError(f"{controller.source} at {window.as_of.isoformat()} is out of bounds: {'; '.join(problems)}")
-        for track in TRACKS:
-            self.states.extend(state_rows(proposal, controller.source, track, window))
-            self.configs.append(config_row(proposal, controller.source, track, window))
-
-
-def state_rows(proposal: Proposal, source: str, track: str, window: MarketWindow) -> Iterator[MarketState]:
-    """One row a horizon, known the moment its candle closed: it was made from candles alone."""
-    as_of = window.as_of
-    for call in proposal.calls:
-        yield MarketState(
-            track=track, as_of=as_of, horizon_s=call.horizon_s,
-            p_down=call.p_down, p_flat=call.p_flat, p_up=call.p_up,
-            p_vol_low=call.p_vol_low, p_vol_mid=call.p_vol_mid, p_vol_high=call.p_vol_high,
-            conviction=call.conviction, regime=call.regime, source=source, reasons=call.reasons,
-            valid_until=as_of + timedelta(seconds=call.horizon_s), known_from=as_of,
-        )  # fmt: skip
-
-
-def config_row(proposal: Proposal, source: str, track: str, window: MarketWindow) -> PolicyConfig:
-    as_of, steering = window.as_of, proposal.steering
-    return PolicyConfig(
-        track=track, as_of=as_of, source=source,
-        risk_aversion=steering.risk_aversion, turnover_penalty=steering.turnover_penalty,
-        drawdown_penalty=steering.drawdown_penalty, target_volatility=steering.target_volatility,
-        max_exposure=steering.max_exposure, max_position=steering.max_position,
-        daily_loss_limit=steering.daily_loss_limit, max_drawdown=steering.max_drawdown,
-        pause=steering.pause, strategy_weights=dict(steering.strategy_weights), reasons=proposal.reasons,
-        valid_until=as_of + timedelta(seconds=CONFIG_VALID_BARS * window.timeframe_s), known_from=as_of,
-    )  # fmt: skip
-
-
-def _write(database: Database, rows: Rows, now: datetime) -> dict[str, int]:
-    """Writes all rows or none; a row that is there already stays as it is. Returns how many are new."""
-    queries = load_queries("meta_controller")
+        consultation = consult(clock, database, settings, endpoint, from_unix(as_of), past, run)
+    except DatabaseError:
+        raise
+    except Exception as error:  # whatever a model's answer can break, the live track keeps its row
+        log.exception("asking the LLM failed")
+        raise_alert(database, clock.now(), "warning", "llm-failed", f"asking the LLM failed: {error!r}")
+        consultation = Consultation(f"asking failed: {type(error).__name__}")
+    rows = TrackRows()
+    llm_rows(rows, run, past, as_of, settings, consultation)
+    now = clock.now()
     with database.transaction():
-        states = database.execute_many(queries["insert_market_state"], [_params(row, now) for row in rows.states])
-        configs = database.execute_many(queries["insert_policy_config"], [_params(row, now) for row in rows.configs])
+        written = _write_tracks(database, rows, now)
+        consultation.keep(database, as_of=from_unix(as_of), now=now)
+    return written
+
+
+def _write(database: Database, run: RegimeRun, rows: TrackRows, now: datetime) -> dict[str, int]:
+    """Writes all rows or none; a row that is there already stays as it is. Returns how many are new."""
+    calls = [row for name, (as_of, made) in run.new_calls().items() for row in call_rows(name, as_of, made, now)]
+    with database.transaction():
+        write_fits(database, run.new_fits, run.timeframe_s, now)
+        copy_in(database, "copy_calls", calls)
+        copy_in(database, "copy_outcomes", [(*row, now) for row in run.new_outcomes])
+        return _write_tracks(database, rows, now)
+
+
+def _write_tracks(database: Database, rows: TrackRows, now: datetime) -> dict[str, int]:
+    queries = load_queries("meta_controller")
+    states = database.execute_many(queries["insert_market_state"], [_params(row, now) for row in rows.states])
+    configs = database.execute_many(queries["insert_policy_config"], [_params(row, now) for row in rows.configs])
     return {"market_state": states, "policy_config": configs}
 
 
@@ -140,14 +130,18 @@ def _params(row: MarketState | PolicyConfig, now: datetime) -> dict[str, Any]:
     return params
 
 
-def _alert_of_short_history(database: Database, clock: Clock, skipped: list[NoCall]) -> None:
+def _add(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in one | other}
+
+
+def _alert_of_short_history(database: Database, clock: Clock, skipped: Sequence[NoCall]) -> None:
     short = [reason for reason in skipped if isinstance(reason, ShortHistory)]
     if short:
         message = f"no regime call and no steering for {len(short)} bars, the last because of {short[-1]}"
         raise_alert(database, clock.now(), "warning", "metacontroller-short-history", message)
 
 
-def _outcome(written: dict[str, int], called: int, skipped: list[NoCall]) -> Outcome:
+def _outcome(written: dict[str, int], called: int, skipped: Sequence[NoCall]) -> Outcome:
     result: dict[str, Any] = {"called": called, "skipped": len(skipped), **written}
     if skipped:
         result["reason"] = str(skipped[-1])
@@ -156,11 +150,23 @@ def _outcome(written: dict[str, int], called: int, skipped: list[NoCall]) -> Out
     return Outcome("done" if any(written.values()) else "nothing", result)
 
 
+def _endpoint(context: Context) -> Endpoint | None:
+    """The language model, where one is configured and the question is about the present. By an emulator's clock, which
+    may run fast, only one on this machine is asked: the caps on cost count hours."""
+    endpoint = None if context.arguments.at or context.settings.llm.mode == "off" else endpoint_of(context.settings)
+    return None if endpoint and context.settings.clock_url and not _is_local(endpoint) else endpoint
+
+
+def _is_local(endpoint: Endpoint) -> bool:
+    return urlsplit(endpoint.url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
 def _work(context: Context) -> Outcome:
     bounds = context.arguments.span_from, context.arguments.span_to
     if (bounds[0] is None) != (bounds[1] is None):
         raise UsageError("--from and --to go together: give both for a batch pass, neither for the newest bar")
-    return run_once(context.clock, context.database, context.settings, None if bounds[0] is None else bounds)
+    span = None if bounds[0] is None else bounds
+    return run_once(context.clock, context.database, context.settings, span, _endpoint(context))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,10 +20,12 @@ from shared.db import Database, load_queries
 from shared.embeddings import read_embeddings
 from shared.market_data import read_candles
 from shared.rows import FloatArray, Instrument, MarketState, PolicyConfig
+from shared.static_steering import static_steering
 
 Known = TypeVar("Known", MarketState, PolicyConfig)
 CONFIG_LOOKBACK = timedelta(days=7)
-STATIC_TARGET_VOLATILITY = 0.4
+REDUCE_ONLY_AFTER = timedelta(hours=24)  # without a word of the meta-controller: what it last knew is no longer so
+DEFAULT_SOURCE = "operator-default"  # of the steering that stands in for a missing one
 NO_CANDLES, NO_EMBEDDING, NO_STATE = "no usable candles", "no embedding", "no fresh market state"
 
 
@@ -124,7 +126,9 @@ class Inputs:
 
     def _config_at(self, as_of: datetime) -> PolicyConfig:
         newest = _newest(self._configs, as_of, self._ignore_known_from)
-        return newest if newest and newest.valid_until > as_of else static_default(as_of, self._operator)
+        if newest and newest.valid_until > as_of:
+            return newest
+        return static_default(as_of, self._operator, CONFIG_LOOKBACK if newest is None else as_of - newest.as_of)
 
 
 def _doubts(tradable: NDArray[np.bool_], embedded: NDArray[np.bool_], known_state: bool) -> tuple[str, ...]:
@@ -148,30 +152,25 @@ def _newest(rows: Sequence[Known], as_of: datetime, ignore_known_from: bool) -> 
 
 def static_config(as_of: datetime, operator: OperatorLimits, share: float = 1.0) -> PolicyConfig:
     """The operator's own steering, at ``share`` of the exposure that the operator allows."""
-    return PolicyConfig(
-        track="static",
-        as_of=as_of,
-        source="operator",
-        risk_aversion=1.0,
-        turnover_penalty=1.0,
-        drawdown_penalty=1.0,
-        target_volatility=STATIC_TARGET_VOLATILITY * share,
-        max_exposure=operator.max_exposure * share,
-        max_position=min(operator.max_position, 0.5),
-        daily_loss_limit=operator.daily_loss_limit,
-        max_drawdown=operator.max_drawdown,
-        pause=False,
-        strategy_weights={"drl": 1.0},
-        reasons="the operator's static steering",
-        valid_until=as_of + timedelta(hours=1),
-        known_from=as_of,
+    return static_steering(
+        as_of,
+        operator.max_position,
+        operator.max_exposure,
+        operator.daily_loss_limit,
+        operator.max_drawdown,
+        share,
     )
 
 
-def static_default(as_of: datetime, operator: OperatorLimits) -> PolicyConfig:
-    """What steers when the meta-controller has said nothing valid: the static steering at half exposure."""
-    reasons = "no valid policy_config: the operator's static steering at half exposure"
-    return replace(static_config(as_of, operator, share=0.5), source="operator-default", reasons=reasons)
+def static_default(as_of: datetime, operator: OperatorLimits, silent_for: timedelta) -> PolicyConfig:
+    """What steers when the meta-controller has said nothing valid: the static steering at half exposure, and after
+    REDUCE_ONLY_AFTER of silence (a CONFIG_LOOKBACK stands for longer, or ever) no entries either."""
+    over = silent_for > REDUCE_ONLY_AFTER
+    reasons = (
+        f"no valid policy_config for {silent_for / timedelta(hours=1):.0f} hours: the operator's static steering at "
+        "half exposure" + (", and no entries" if over else "")
+    )
+    return replace(static_config(as_of, operator, share=0.5), source=DEFAULT_SOURCE, pause=over, reasons=reasons)
 
 
 def timestamps(first: datetime, last: datetime, step_s: int) -> list[datetime]:

@@ -21,12 +21,12 @@ from policy.book import History, make_book, midnight
 from policy.decision_path import Circumstances, decide
 from policy.decision_rows import Timing, write_decision
 from policy.execution.plan import TradingRules
-from policy.inputs import NO_CANDLES, Inputs
+from policy.inputs import DEFAULT_SOURCE, NO_CANDLES, Inputs
 from policy.observation import Market, View, steering_of
 from policy.policy_model import PolicyModel, usable_policy
 from policy.risk.context import OperatorLimits
 from policy.strategies import STRATEGIES
-from shared.alerts import raise_alert
+from shared.alerts import Severity, raise_alert
 from shared.clock import Clock, floor_time
 from shared.db import Database, load_queries
 from shared.job import Outcome, job, job_parser, run_job_command
@@ -172,6 +172,11 @@ def _raise_alerts(
         told = "; ".join(f"{doubt} ({', '.join(of)})" for doubt, of in named.items())
         key, what = ("doubts", "no entries") if market.tradable.any() else ("no-candles", "no decision")
         raise_alert(database, now, "warning", f"{key}:{name}", f"{what} at {as_of}: {told}")
+    if market.config.source == DEFAULT_SOURCE:
+        told = f"{market.config.reasons}; look at `make status` and run `make run-meta`"
+        severity: Severity = "critical" if market.config.pause else "warning"
+        key = f"no-entries-without-steering:{name}" if market.config.pause else f"no-steering:{name}"
+        raise_alert(database, now, severity, key, f"at {as_of}: {told}")
     unknown = sorted(market.config.strategy_weights.keys() - STRATEGIES.keys())
     if unknown:
         told = f"policy_config gives weight to {', '.join(unknown)}, which is not registered: the others share its say"

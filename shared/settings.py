@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -91,6 +92,36 @@ class PolicySettings(Section):
     seed: int = Field(7, ge=0)
 
 
+class LlmModelSettings(Section):
+    """One language model: what it costs, in US dollars a million tokens, and the last day that it has read about."""
+
+    input_usd: float = Field(ge=0, le=1000)
+    output_usd: float = Field(ge=0, le=1000)
+    knowledge_cutoff: date
+
+
+class LlmSettings(Section):
+    """The language model beside the rules. It is asked only where OPENAI_API_KEY or OPENAI_BASE_URL is set."""
+
+    mode: Literal["off", "shadow", "trusted", "full"] = "shadow"  # how far the live steering follows it
+    model: str = Field("gpt-4.1-nano", min_length=1)
+    prompt: str = Field("strategist.v1", pattern=r"^[a-z]+\.v[0-9]+$")
+    anonymous: bool = True  # no symbol, date or absolute price in the prompt
+    answer_format: Literal["auto", "json_schema", "json_object", "text"] = "auto"
+    timeout_s: float = Field(30.0, gt=0, le=300)  # of the whole conversation
+    max_output_tokens: int = Field(1200, ge=100, le=32_000)  # of one answer
+    max_tool_calls: int = Field(2, ge=0, le=10)
+    memories: int = Field(4, ge=0, le=20)  # recalled at most
+    embedding_model: str = ""  # of the same endpoint; empty: the local one
+    strategies: tuple[str, ...] = Field(("drl", "trend_vol_target", "vol_target", "cash"), min_length=1)  # it may weigh
+    onchain_metrics: tuple[str, ...] = ("active_addresses", "transactions", "fees", "hash_rate", "exchange_netflow")
+    news_an_hour: int = Field(4, ge=0, le=100)  # items read at most, each in a call of its own
+    usd_an_hour: float = Field(0.01, ge=0)
+    usd_a_day: float = Field(0.05, ge=0)
+    usd_a_month: float = Field(1.0, ge=0)
+    models: dict[str, LlmModelSettings] = {}
+
+
 class ExecutionSettings(Section):
     """How a decision becomes an order, and what a paper fill costs."""
 
@@ -167,6 +198,7 @@ class Settings(HomeSettings):
     venues: dict[str, VenueSettings] = {}
     feed: FeedSettings = FeedSettings()
     encoder: EncoderSettings = EncoderSettings()
+    llm: LlmSettings = LlmSettings()
     policy: PolicySettings = PolicySettings()
     execution: ExecutionSettings = ExecutionSettings()
     risk: RiskSettings = RiskSettings()
@@ -174,6 +206,8 @@ class Settings(HomeSettings):
     schedule: dict[str, ScheduledJob] = {}
 
     clock_url: str | None = Field(None, validation_alias="CLOCK_URL", pattern=LOCAL_URL)
+    openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
+    openai_base_url: str | None = Field(None, validation_alias="OPENAI_BASE_URL", pattern=r"^https?://")
     database_url: SecretStr | None = Field(None, validation_alias="DATABASE_URL")
     db_host: str | None = Field(None, validation_alias="DB_HOST")
     db_port: Annotated[int, AfterValidator(_port)] = Field(5432, validation_alias="DB_PORT")

@@ -254,6 +254,61 @@ CREATE TABLE IF NOT EXISTS encoder_evaluations (
 
 -- ───────────────────────────────────────────────────────────────────────────────────────── meta_controller ──
 
+-- What a regime expert (meta_controller/regimes) had learnt from the candles up to fitted_at. A fit that is here is
+-- used as it is, whatever a candle's revision would change about it. Written by meta_controller.
+CREATE TABLE IF NOT EXISTS regime_fits (
+    expert      text NOT NULL CHECK (expert ~ '^[a-z_]+$'),
+    timeframe_s integer NOT NULL CHECK (timeframe_s > 0),
+    fitted_at   timestamptz NOT NULL,
+    bars        integer NOT NULL CHECK (bars > 0),          -- learnt from
+    parameters  jsonb NOT NULL,
+    known_from  timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    PRIMARY KEY (expert, timeframe_s, fitted_at),
+    CHECK (known_from >= fitted_at)
+);
+
+-- One call of one forecaster for one horizon, as it was made: a regime expert, their pool, or the LLM, whose calls
+-- are stored raw. What is scored. Written by meta_controller.
+CREATE TABLE IF NOT EXISTS regime_calls (
+    expert       text NOT NULL CHECK (expert ~ '^[a-z_]+$'),
+    as_of        timestamptz NOT NULL,
+    horizon_s    integer NOT NULL CHECK (horizon_s > 0),
+    p_down       double precision NOT NULL CHECK (p_down BETWEEN 0 AND 1),
+    p_flat       double precision NOT NULL CHECK (p_flat BETWEEN 0 AND 1),
+    p_up         double precision NOT NULL CHECK (p_up BETWEEN 0 AND 1),
+    p_vol_low    double precision NOT NULL CHECK (p_vol_low BETWEEN 0 AND 1),
+    p_vol_mid    double precision NOT NULL CHECK (p_vol_mid BETWEEN 0 AND 1),
+    p_vol_high   double precision NOT NULL CHECK (p_vol_high BETWEEN 0 AND 1),
+    llm_call_id  bigint,                                    -- the LLM's only; its row is in llm_calls
+    contaminated boolean NOT NULL DEFAULT false,            -- the model may have read about this time: never pooled
+    known_from   timestamptz NOT NULL,
+    recorded_at  timestamptz NOT NULL,
+    PRIMARY KEY (expert, as_of, horizon_s),
+    CONSTRAINT trend_call_sums_to_one CHECK (abs(p_down + p_flat + p_up - 1) < 1e-9),
+    CONSTRAINT volatility_call_sums_to_one CHECK (abs(p_vol_low + p_vol_mid + p_vol_high - 1) < 1e-9),
+    CONSTRAINT the_llm_names_its_call CHECK ((expert = 'llm') = (llm_call_id IS NOT NULL)),
+    CHECK (known_from >= as_of)
+);
+CREATE INDEX IF NOT EXISTS calls_in_order ON regime_calls (as_of, horizon_s);
+
+-- What followed a moment, by the fixed rule of meta_controller/outcomes.py: known when the horizon has passed, and
+-- never a feature before. Written by meta_controller.
+CREATE TABLE IF NOT EXISTS regime_outcomes (
+    as_of       timestamptz NOT NULL,
+    horizon_s   integer NOT NULL CHECK (horizon_s > 0),
+    trend       text NOT NULL CHECK (trend IN ('down', 'flat', 'up')),
+    volatility  text NOT NULL CHECK (volatility IN ('low', 'mid', 'high')),
+    log_return  double precision NOT NULL,
+    realised    double precision NOT NULL CHECK (realised >= 0),            -- √Σ of squared bar returns, not annualised
+    t_statistic double precision NOT NULL,
+    efficiency  double precision NOT NULL CHECK (efficiency BETWEEN 0 AND 1.000001),  -- |Σ returns| ÷ Σ |returns|
+    known_from  timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    PRIMARY KEY (as_of, horizon_s),
+    CONSTRAINT known_when_it_had_happened CHECK (known_from >= as_of + make_interval(secs => horizon_s))
+);
+
 -- One call of the regime for one horizon, market-wide: probabilities of trend and volatility, and the one
 -- word that follows from them. Written by meta_controller; read by policy. A track is a line of steering.
 CREATE TABLE IF NOT EXISTS market_state (
@@ -308,8 +363,174 @@ CREATE TABLE IF NOT EXISTS policy_config (
     CHECK (valid_until > as_of AND known_from >= as_of)
 );
 
+-- The largest change of each field in one hour, against the track's newest row at least an hour older (the same
+-- numbers as in meta_controller/bounds.py, tested equal): whoever writes, the steering cannot be jerked. Pausing and
+-- resuming are no matter of degree.
+CREATE OR REPLACE FUNCTION refuse_jerked_steering() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+DECLARE
+    before policy_config%ROWTYPE;
+    hours  double precision;
+    jerked text;
+BEGIN
+    SELECT * INTO before FROM policy_config
+    WHERE track = NEW.track AND as_of <= NEW.as_of - interval '1 hour' ORDER BY as_of DESC LIMIT 1;
+    IF before.id IS NULL THEN
+        RETURN NEW;
+    END IF;
+    hours := extract(epoch FROM NEW.as_of - before.as_of) / 3600;
+    SELECT string_agg(format('%s from %s to %s', field, was, is_now), ', ' ORDER BY field) INTO jerked
+    FROM (VALUES ('risk_aversion', before.risk_aversion, NEW.risk_aversion, 1.0),
+                 ('turnover_penalty', before.turnover_penalty, NEW.turnover_penalty, 1.0),
+                 ('drawdown_penalty', before.drawdown_penalty, NEW.drawdown_penalty, 1.0),
+                 ('target_volatility', before.target_volatility, NEW.target_volatility, 0.1),
+                 ('max_exposure', before.max_exposure, NEW.max_exposure, 0.2),
+                 ('max_position', before.max_position, NEW.max_position, 0.1),
+                 ('daily_loss_limit', before.daily_loss_limit, NEW.daily_loss_limit, 0.01),
+                 ('max_drawdown', before.max_drawdown, NEW.max_drawdown, 0.05)) AS change (field, was, is_now, step)
+    WHERE abs(is_now - was) > step * hours + 1e-9;
+    IF jerked IS NULL THEN
+        SELECT string_agg(format('weight of %s', name), ', ' ORDER BY name) INTO jerked
+        FROM jsonb_object_keys(before.strategy_weights || NEW.strategy_weights) AS name
+        WHERE abs(coalesce((NEW.strategy_weights ->> name)::float8, 0)
+                  - coalesce((before.strategy_weights ->> name)::float8, 0)) > 0.25 * hours + 1e-9;
+    END IF;
+    IF jerked IS NOT NULL THEN
+        RAISE EXCEPTION 'steering of track % at % changes too fast since %: %', NEW.track, NEW.as_of, before.as_of, jerked
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'no_jerk';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE OR REPLACE TRIGGER no_jerk BEFORE INSERT ON policy_config
+    FOR EACH ROW EXECUTE FUNCTION refuse_jerked_steering();
+
 CREATE OR REPLACE VIEW current_policy_config AS
 SELECT DISTINCT ON (track) * FROM policy_config ORDER BY track, as_of DESC;
+
+-- ─────────────────────────────────────────────────────────────────────────────── the LLM: asked and scored ──
+
+-- One question put to a language model. The row is written first, as a reservation of the most it may cost, and
+-- committed before anything is sent; then what came of it is written beside. 'sent' and no more: whoever asked died,
+-- and the reservation counts as spent. Written by meta_controller.
+CREATE TABLE IF NOT EXISTS llm_calls (
+    id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    purpose           text NOT NULL CHECK (purpose IN ('strategist', 'news', 'embedding', 'probe')),
+    as_of             timestamptz NOT NULL,
+    model             text NOT NULL CHECK (model <> ''),
+    endpoint          text NOT NULL,                     -- host and port, never a key
+    knowledge_cutoff  date,                              -- of the model, as the settings say
+    prompt            text NOT NULL,                     -- name and version: strategist.v1
+    prompt_sha256     text NOT NULL CHECK (prompt_sha256 ~ '^[0-9a-f]{64}$'),   -- of the messages as first sent
+    inputs            jsonb NOT NULL,                    -- settings that shape the prompt, to build it again
+    request           jsonb NOT NULL,                    -- model, messages, tools, parameters as first sent
+    statistics        jsonb NOT NULL,                    -- the table in the prompt
+    memory_ids        bigint[] NOT NULL DEFAULT '{}',    -- what was recalled
+    config_before_id  bigint REFERENCES policy_config,   -- the steering in force when it was asked
+    config_after_id   bigint REFERENCES policy_config,   -- the row that came of it, on track llm
+    status            text NOT NULL CHECK (status IN ('sent', 'answered', 'rejected', 'failed')),
+    responses         text,                              -- every raw response, a JSON list of texts
+    answer            jsonb,                             -- the parsed object, as far as it was one within bounds
+    error             text,                              -- why it was rejected or failed
+    tokens_in         integer CHECK (tokens_in >= 0),
+    tokens_out        integer CHECK (tokens_out >= 0),
+    reserved_usd      numeric(28,8) NOT NULL CHECK (reserved_usd >= 0),
+    cost_usd          numeric(28,8) CHECK (cost_usd >= 0),
+    latency_s         double precision CHECK (latency_s >= 0),
+    recorded_at       timestamptz NOT NULL,
+    ended_at          timestamptz,
+    CONSTRAINT an_ended_call_says_how CHECK ((status = 'sent') = (ended_at IS NULL) AND (status = 'sent') = (cost_usd IS NULL)),
+    CONSTRAINT a_failure_says_why CHECK ((status IN ('rejected', 'failed')) = (error IS NOT NULL)),
+    CONSTRAINT an_answer_is_kept CHECK (status <> 'answered' OR (answer IS NOT NULL AND responses IS NOT NULL))
+);
+CREATE UNIQUE INDEX IF NOT EXISTS one_strategist_call_a_moment ON llm_calls (as_of) WHERE purpose = 'strategist';
+CREATE INDEX IF NOT EXISTS llm_spending ON llm_calls (recorded_at);
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_constraint WHERE conname = 'regime_calls_llm_call_id_fkey') THEN
+        ALTER TABLE regime_calls ADD FOREIGN KEY (llm_call_id) REFERENCES llm_calls;
+    END IF;
+END $$;
+
+-- What the LLM said and what then happened: numbers and fixed words only, for these are recalled into later prompts.
+-- Written by meta_controller; the outcome once, when the horizon has passed.
+CREATE TABLE IF NOT EXISTS memory_logs (
+    id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    llm_call_id         bigint NOT NULL UNIQUE REFERENCES llm_calls,
+    as_of               timestamptz NOT NULL,
+    encoder_id          bigint REFERENCES models,
+    state_embedding     vector(64),                      -- mean of the encoder's embeddings; NULL: there was none
+    text_embedder       text NOT NULL,                   -- 'local', or the endpoint's model
+    text_embedding      vector(256) NOT NULL,            -- of the statistics in words
+    decision            jsonb NOT NULL,                  -- called classes and probabilities, conviction, steering
+    outcome             jsonb,                           -- happened classes, scores against the pool
+    outcome_known_from  timestamptz,
+    outcome_recorded_at timestamptz,
+    known_from          timestamptz NOT NULL,
+    recorded_at         timestamptz NOT NULL,
+    CHECK (known_from >= as_of),
+    CONSTRAINT an_outcome_comes_after CHECK (outcome_known_from > as_of AND outcome_recorded_at >= outcome_known_from),
+    CONSTRAINT an_outcome_is_whole CHECK ((outcome IS NULL) = (outcome_known_from IS NULL)
+                                          AND (outcome IS NULL) = (outcome_recorded_at IS NULL))
+);
+
+-- Text of third parties, as it was given: hostile until shown otherwise. Only the news prompt ever sees it. Written
+-- by meta_controller (import_news).
+CREATE TABLE IF NOT EXISTS news_items (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    source       text NOT NULL CHECK (length(source) BETWEEN 1 AND 100),
+    digest       text NOT NULL CHECK (digest ~ '^[0-9a-f]{64}$'),     -- of source, title and body: once is enough
+    published_at timestamptz NOT NULL,
+    title        text NOT NULL CHECK (length(title) BETWEEN 1 AND 500),
+    body         text NOT NULL CHECK (length(body) <= 4000),
+    known_from   timestamptz NOT NULL,
+    recorded_at  timestamptz NOT NULL,
+    UNIQUE (source, digest),
+    CHECK (known_from >= published_at)
+);
+CREATE INDEX IF NOT EXISTS news_in_order ON news_items (published_at);
+
+-- What is left of a news item after a tool-less reading: fixed words and numbers. Written by meta_controller.
+CREATE TABLE IF NOT EXISTS news_sentiment (
+    item_id     bigint PRIMARY KEY REFERENCES news_items,
+    llm_call_id bigint NOT NULL REFERENCES llm_calls,
+    topic       text NOT NULL CHECK (topic IN ('regulation', 'security', 'macro', 'adoption', 'technology', 'market', 'other')),
+    sentiment   double precision NOT NULL CHECK (sentiment BETWEEN -1 AND 1),
+    relevance   double precision NOT NULL CHECK (relevance BETWEEN 0 AND 1),
+    known_from  timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL
+);
+
+-- One figure of a chain at one moment. Written by meta_controller (import_onchain).
+CREATE TABLE IF NOT EXISTS onchain_data (
+    chain       text NOT NULL CHECK (chain ~ '^[a-z0-9_]{1,40}$'),
+    metric      text NOT NULL CHECK (metric ~ '^[a-z0-9_]{1,40}$'),
+    as_of       timestamptz NOT NULL,
+    value       double precision NOT NULL CHECK (value > '-infinity' AND value < 'infinity'),
+    source      text NOT NULL CHECK (length(source) BETWEEN 1 AND 100),
+    known_from  timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    PRIMARY KEY (chain, metric, as_of),
+    CHECK (known_from >= as_of)
+);
+
+-- How much of the live steering the LLM has earned, looked at once a day. weight is the lambda of
+-- live = (1 - lambda) rules + lambda LLM. The e-values are anytime-valid evidence (meta_controller/trust.py): above 20
+-- is as rare as 5 % under "no better than the pool". Written by meta_controller (assess_llm).
+CREATE TABLE IF NOT EXISTS llm_trust (
+    as_of       timestamptz NOT NULL,
+    model       text NOT NULL,
+    prompt      text NOT NULL,
+    calls       integer NOT NULL CHECK (calls >= 0),                  -- counted: one a horizon, none overlapping
+    days        double precision NOT NULL CHECK (days >= 0),          -- between the first and the last of them
+    e_better    double precision NOT NULL CHECK (e_better >= 0),
+    e_worse     double precision NOT NULL CHECK (e_worse >= 0),       -- evidence that it is worse: demotes
+    p_book      double precision CHECK (p_book BETWEEN 0 AND 1),      -- that its paper book is ahead; NULL: no such books
+    temperature double precision NOT NULL CHECK (temperature > 0),    -- recalibrates its calls
+    weight      double precision NOT NULL CHECK (weight BETWEEN 0 AND 0.5),
+    verdict     text NOT NULL CHECK (verdict <> ''),
+    known_from  timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    PRIMARY KEY (as_of, model, prompt),
+    CHECK (known_from >= as_of)
+);
 
 -- ─────────────────────────────────────────────────────────────────────────── the operator: wallets, limits ──
 

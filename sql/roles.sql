@@ -36,7 +36,11 @@ GRANT UPDATE (open, high, low, close, volume, trades, source, recorded_at) ON ma
 GRANT INSERT ON embeddings, encoder_checks, encoder_evaluations, trainings TO sextant_encoder;
 GRANT UPDATE (status, started_at, ended_at, attempts, model_id, error) ON trainings TO sextant_encoder;
 GRANT EXECUTE ON FUNCTION build_analog_index(bigint), drop_analog_index(bigint) TO sextant_encoder;
-GRANT INSERT ON market_state, policy_config TO sextant_meta_controller;
+GRANT INSERT ON market_state, policy_config, regime_fits, regime_calls, regime_outcomes, llm_calls, memory_logs,
+                news_items, news_sentiment, onchain_data, llm_trust TO sextant_meta_controller;
+GRANT UPDATE (config_after_id, status, responses, answer, error, tokens_in, tokens_out, cost_usd, latency_s, ended_at)
+    ON llm_calls TO sextant_meta_controller;
+GRANT UPDATE (outcome, outcome_known_from, outcome_recorded_at) ON memory_logs TO sextant_meta_controller;
 GRANT INSERT ON decisions, orders, backtests, evaluation_folds, evaluations, canary_runs TO sextant_policy;
 GRANT UPDATE (state) ON orders TO sextant_policy;
 GRANT INSERT ON order_events, fills TO sextant_sender;

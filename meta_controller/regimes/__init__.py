@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from meta_controller.controller import HorizonCall
-from meta_controller.regimes import quadrant
-from shared.rows import FloatArray
+from meta_controller.regimes import change_point, har_logit, hidden_markov, jump_model, quadrant, range_logit
+from meta_controller.regimes.expert import Expert
 
-# From the index's log returns up to a bar, shape (n,), oldest first, to one call a horizon about what
-# follows that bar. Pure, causal, and without memory: the same returns, the same calls.
-RegimeExpert = Callable[[FloatArray], tuple[HorizonCall, ...]]
-
-EXPERTS: Mapping[str, RegimeExpert] = {"quadrant": quadrant.call_regimes}
+EXPERTS: Mapping[str, Expert] = {
+    "quadrant": quadrant.EXPERT,
+    "jump_model": jump_model.EXPERT,
+    "hidden_markov": hidden_markov.EXPERT,
+    "change_point": change_point.EXPERT,
+    "har_logit": har_logit.EXPERT,
+    "range_logit": range_logit.EXPERT,
+}

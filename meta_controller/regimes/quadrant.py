@@ -1,12 +1,11 @@
-"""Trend × volatility with hysteresis: the regime expert that is always there.
+"""Trend × volatility with hysteresis: the regime expert that is always there, as it has nothing to learn.
 
-Both axes work alike. A number is read off every bar: for the trend a t-statistic, for the volatility a
-percentile. A state machine with hysteresis walks over the window's last bars and ends up holding a class. A
-softmax turns the last number into probabilities, with edges where the machine has them, so that the held
-class has the most mass and the further inside its region the number lies, the more.
+Both axes work alike. A number is read off every bar: for the trend a t-statistic, for the volatility a percentile. A
+state machine with hysteresis walks over the bars and ends up holding a class. A softmax turns the bar's number into
+probabilities, with edges where the machine has them, so that the held class has the most mass and the further inside
+its region the number lies, the more.
 
-Nothing is remembered between calls: the machine starts anew on each window, from the raw class of its first
-bar, so a call is a function of the returns it is given and of nothing else.
+The machine starts anew MACHINE_S before each block, from the raw class of the bar there.
 """
 
 from __future__ import annotations
@@ -16,17 +15,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
-from meta_controller.controller import LONG_HORIZON_S, SHORT_HORIZON_S, TRENDS, VOLATILITIES, HorizonCall
+from meta_controller.controller import HORIZONS_S, LONG_HORIZON_S, SHORT_HORIZON_S
+from meta_controller.market_index import DAY_S, MarketHistory
+from meta_controller.regimes.expert import CLASSES, FLOOR, Calls, Expert, Parameters
+from meta_controller.regimes.states import HOUR_S, LEAST_SPREAD, Part, parts_by_block, trailing_mean
 from shared.rows import FloatArray
 
-MACHINE_BARS = 240  # K: the last bars that the state machine walks over
-REFERENCE_BARS = 1200  # the bars that a volatility is a percentile of; K + 1200 - 1 returns fill the window
-DWELL_BARS = 6  # a class is held at least so long
-LEAST_RETURNS = 160  # the machine starts no earlier: the longest lookback, and some volatilities to compare with
-LEAST_LOG_SPREAD = 0.15  # of log volatility: what estimation noise alone makes it vary; less means "as ever"
+MACHINE_S = 10 * DAY_S
+REFERENCE_S = 180 * DAY_S  # what a volatility is a percentile of
+DWELL_S = 6 * HOUR_S  # a class is held at least so long
 TINY = 1e-12  # a volatility below any tick
+LEAST_SQUARES = 1e-6  # of scaled returns, each of them near 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,50 +45,58 @@ class Ladder:
 
 
 @dataclass(frozen=True, slots=True)
-class Horizon:
-    """How one horizon reads the index; lengths in bars, the half-life of the volatility's weights too."""
+class Reading:
+    """How one horizon reads the index: the lookback of the trend, the half-life of the volatility's weights."""
 
-    horizon_s: int
-    lookback: int
-    half_life: int
+    lookback_s: int
+    half_life_s: int
 
 
-# Lookbacks: a drift of t = 3 in 20 days shows as t = 1.5 in 120 bars, and a switch is seen after about 60; 72 and
-# 168 bars are more often wrong about such segments. The short horizon trades certainty for speed: with 36 bars
-# its regime changes about once a day on BTC and ETH (24 bars: 1.4 times), the long one's every third day.
-HORIZONS = (Horizon(SHORT_HORIZON_S, lookback=36, half_life=12), Horizon(LONG_HORIZON_S, lookback=120, half_life=48))
+# Lookbacks: of 20-day segments of opposite drift (t = 3 each), 120 hours call 85 of 100 bars right from the third day
+# on (96 hours: 82; 168: 86, which is later everywhere else). The short horizon trades certainty for speed: with 36
+# hours its trend changes about once a day on BTC and ETH, the long one's every third day.
+READINGS = {
+    SHORT_HORIZON_S: Reading(lookback_s=36 * HOUR_S, half_life_s=12 * HOUR_S),
+    LONG_HORIZON_S: Reading(lookback_s=120 * HOUR_S, half_life_s=48 * HOUR_S),
+}
 
-# A trend is held until the evidence turns against it (t = 0), not merely weakens: on segments of opposite drift
-# such calls are right in 82 of 100 cases and change half as often as with a margin of 0.25 (75 of 100).
-# The scales are near the best for forecasting the class of the next 4 and 24 hours (log loss, BTC and ETH, 2019
-# to 2021). For the volatility that beats its long-run frequencies, in 2022 to 2024 too; for the trend nothing
-# does, so its scale is wide: it says how the market has moved and promises little about how it will.
+# A trend is held until the evidence turns against it (t = 0), not merely weakens: with a margin of 0.5, 82 of 100 are
+# right and changes half as many again. A margin of 1.4 has 90 right, but then a market without drift is called flat in
+# 7 of 100 bars where this one does in 27, and the calls on BTC and ETH lose 0.05 of log loss.
+# The volatility's edges are the terciles that the classes are scored by; against 30 and 80 that is worth 0.012 of
+# skill. Its scale is near the best for forecasting the class of the next 4 and 24 hours (log loss, BTC and ETH, 2019
+# to 2021). For the trend no scale beats the long-run frequencies: it says how the market has moved and promises
+# little about how it will.
 TREND = Ladder(lower=-0.75, upper=0.75, margin=0.75, scale=4.0)  # t-statistics
-VOLATILITY = Ladder(lower=30.0, upper=80.0, margin=5.0, scale=30.0)  # percentiles
+VOLATILITY = Ladder(lower=33.0, upper=67.0, margin=5.0, scale=30.0)  # percentiles
 
 
-def call_regimes(returns: FloatArray) -> tuple[HorizonCall, ...]:
-    """One call a horizon from the index's log returns, shape (n,), oldest first; n at least LEAST_RETURNS."""
-    if len(returns) < LEAST_RETURNS:
-        raise ValueError(f"{len(returns)} returns, the quadrant needs at least {LEAST_RETURNS}")
-    return tuple(_call(returns, horizon) for horizon in HORIZONS)
+def call(history: MarketHistory, parameters: Parameters, bars: int) -> Calls:
+    """See Expert; ``parameters`` are empty."""
+    return np.concatenate([_call_part(part) for part in parts_by_block(history, bars, MACHINE_S, REFERENCE_S)])
 
 
-def _call(returns: FloatArray, horizon: Horizon) -> HorizonCall:
-    bars = min(MACHINE_BARS, len(returns) - LEAST_RETURNS + 1)
-    volatility = ewma(np.abs(returns), horizon.half_life)
-    t_values = trend_t(returns, volatility, horizon.lookback, bars)
-    percentiles = volatility_percentiles(volatility, bars)
-    trend, activity = held_class(t_values, TREND), held_class(percentiles, VOLATILITY)
-    down, flat, up = probabilities(t_values[-1], trend, TREND)
-    low, mid, high = probabilities(percentiles[-1], activity, VOLATILITY)
-    compared = min(REFERENCE_BARS, len(returns))
-    reasons = (
-        f"trend {TRENDS[trend]} (t {t_values[-1]:+.2f} over {horizon.lookback} bars), "
-        f"volatility {VOLATILITIES[activity]} (percentile {percentiles[-1]:.0f} of {compared} bars)"
-    )
-    certainty = (3.0 * max(down, flat, up) - 1.0) / 2.0  # 0 for a third each, 1 for a sure thing
-    return HorizonCall(horizon.horizon_s, down, flat, up, low, mid, high, (up - down) * certainty, reasons)
+def _call_part(part: Part) -> Calls:
+    calls = np.empty((len(part.history) - part.wanted, len(HORIZONS_S), CLASSES))
+    for n, horizon_s in enumerate(HORIZONS_S):
+        t_values, percentiles = read(part.history, READINGS[horizon_s])
+        calls[:, n, :3] = _walk(t_values, TREND, part)
+        calls[:, n, 3:] = _walk(percentiles, VOLATILITY, part)
+    return np.asarray(FLOOR + (1.0 - 3.0 * FLOOR) * calls)
+
+
+def _walk(values: FloatArray, ladder: Ladder, part: Part) -> list[tuple[float, float, float]]:
+    walked: list[float] = values[part.start :].tolist()
+    held = held_classes(walked, ladder, part.history.bars(DWELL_S))
+    skip = part.wanted - part.start
+    return [probabilities(value, at, ladder) for value, at in zip(walked[skip:], held[skip:], strict=True)]
+
+
+def read(history: MarketHistory, reading: Reading) -> tuple[FloatArray, FloatArray]:
+    """The trend's t-statistic and the volatility's percentile at each bar, [n] each."""
+    volatility = ewma(np.abs(history.returns), history.bars(reading.half_life_s))
+    t_values = trend_t(history.returns, volatility, history.bars(reading.lookback_s))
+    return t_values, volatility_percentiles(volatility, history.bars(REFERENCE_S))
 
 
 def ewma(values: FloatArray, half_life: int) -> FloatArray:
@@ -103,52 +111,46 @@ def ewma(values: FloatArray, half_life: int) -> FloatArray:
     return means
 
 
-def trend_t(returns: FloatArray, volatility: FloatArray, lookback: int, bars: int) -> list[float]:
-    """The t-statistic of the mean return over ``lookback`` bars, for each of the last ``bars`` bars.
+def trend_t(returns: FloatArray, volatility: FloatArray, lookback: int) -> FloatArray:
+    """The t-statistic of the mean return over ``lookback`` bars (fewer where the history begins), [n].
 
     Returns are first divided by the volatility of their bar, so that no wild hour outweighs a calm day:
     t = Σz / sqrt(Σz²), which is 0 in a market that does not move.
     """
     scaled = returns / np.maximum(volatility, TINY)
-    windows = sliding_window_view(scaled[-(bars + lookback - 1) :], lookback)
-    squares = np.maximum((windows * windows).sum(axis=1), TINY)
-    t_values: list[float] = (windows.sum(axis=1) / np.sqrt(squares)).tolist()
-    return t_values
+    counted = np.minimum(np.arange(1, len(returns) + 1), lookback)
+    squares = np.maximum(trailing_mean(scaled * scaled, lookback) * counted, LEAST_SQUARES)
+    return np.asarray(trailing_mean(scaled, lookback) * counted / np.sqrt(squares))
 
 
-def volatility_percentiles(volatility: FloatArray, bars: int) -> list[float]:
-    """Where each of the last ``bars`` volatilities lies among the REFERENCE_BARS up to it, 0 to 100.
+def volatility_percentiles(volatility: FloatArray, reference: int) -> FloatArray:
+    """Where each volatility lies among the last ``reference`` up to it, 0 to 100; [n].
 
     The percentile is that of a lognormal fitted to them, since log volatility is close to normal (Andersen,
     Bollerslev, Diebold, Ebens 2001): unlike a rank it still tells calm from wild when either lasted for half
-    the window. Its spread has a floor, so that a market of constant volatility is called mid.
+    the time. Its spread has a floor, so that a market of constant volatility is called mid.
     """
     logs = np.log(np.maximum(volatility, TINY))
-    centred = logs - logs.mean()
-    sums = np.concatenate([[0.0], centred.cumsum()])
-    squares = np.concatenate([[0.0], (centred * centred).cumsum()])
-    ends = np.arange(len(logs) - bars, len(logs)) + 1
-    starts = np.maximum(ends - REFERENCE_BARS, 0)
-    count = ends - starts
-    mean = (sums[ends] - sums[starts]) / count
-    variance = (squares[ends] - squares[starts]) / count - mean * mean
-    spread = np.sqrt(np.maximum(variance, LEAST_LOG_SPREAD**2))
-    scores = ((centred[-bars:] - mean) / spread).tolist()
-    return [50.0 * (1.0 + math.erf(score / math.sqrt(2.0))) for score in scores]
+    mean = trailing_mean(logs, reference)
+    variance = trailing_mean(logs * logs, reference) - mean * mean
+    scores = (logs - mean) / np.sqrt(2.0 * np.maximum(variance, LEAST_SPREAD**2))
+    return np.array([50.0 * (1.0 + math.erf(score)) for score in scores.tolist()])
 
 
-def held_class(values: Sequence[float], ladder: Ladder) -> int:
-    """The class (0, 1, 2) that the state machine holds after walking over ``values``, oldest first."""
+def held_classes(values: Sequence[float], ladder: Ladder, dwell: int) -> list[int]:
+    """The class (0, 1, 2) that the state machine holds at each of ``values``, oldest first, never for fewer than
+    ``dwell`` of them."""
     held = _class_between(values[0], ladder.lower, ladder.upper)
     lower, upper = ladder.edges(held)
-    since = DWELL_BARS
+    since, found = dwell, [held]
     for value in values[1:]:
         since += 1
         now = _class_between(value, lower, upper)
-        if now != held and since >= DWELL_BARS:
+        if now != held and since >= dwell:
             held, since = now, 0
             lower, upper = ladder.edges(held)
-    return held
+        found.append(held)
+    return found
 
 
 def _class_between(value: float, lower: float, upper: float) -> int:
@@ -159,7 +161,7 @@ def probabilities(value: float, held: int, ladder: Ladder) -> tuple[float, float
     """Probabilities of the classes 0, 1, 2; they sum to 1 and ``held`` has the most.
 
     A softmax whose classes tie exactly at the ladder's edges. A value that the machine has not followed yet
-    (it holds a class for DWELL_BARS) is read as if it lay just inside the held class.
+    (it holds a class for DWELL_S) is read as if it lay just inside the held class.
     """
     lower, upper = ladder.edges(held)
     inside = ladder.scale / 20.0
@@ -172,3 +174,6 @@ def probabilities(value: float, held: int, ladder: Ladder) -> tuple[float, float
     weights = math.exp((lower - value) / ladder.scale), 1.0, math.exp((value - upper) / ladder.scale)
     total = sum(weights)
     return weights[0] / total, weights[1] / total, weights[2] / total
+
+
+EXPERT = Expert(call)

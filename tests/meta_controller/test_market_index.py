@@ -5,94 +5,116 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meta_controller.market_index import LEAST_BARS, WINDOW_BARS, NoCall, ShortHistory, close_grid, index_returns
-from meta_controller.regimes.quadrant import call_regimes
+from meta_controller.market_index import (
+    BLOCK_S,
+    LEAST_BARS,
+    MEMBERSHIP_S,
+    REACH_S,
+    Grid,
+    ShortHistory,
+    block_start,
+    index_history,
+)
 from shared.rows import FloatArray
 from tests.helpers import random_candles
+from tests.meta_controller.markets import HOUR_S, START, WEEK, grid_of, wandering
 
 NAN = np.nan
+BEFORE = 10 * WEEK  # bars before the block of these tests
+MEMBERSHIP = MEMBERSHIP_S // HOUR_S
 
 
-def walk(bars: int, instruments: int = 2, seed: int = 0) -> FloatArray:
-    closes: FloatArray = 100 * np.exp(np.random.default_rng(seed).normal(0, 0.01, (instruments, bars)).cumsum(axis=1))
-    return closes
+def grid(bars: int = BEFORE + WEEK, instruments: int = 2, seed: int = 0) -> Grid:
+    """Bars that end with the block at START."""
+    return grid_of(wandering(bars, seed, instruments), START + BLOCK_S - (bars - 1) * HOUR_S)
+
+
+def test_a_block_owns_its_end_and_not_its_start() -> None:
+    assert block_start(START + 1) == block_start(START + BLOCK_S) == START
+    assert block_start(START) == START - BLOCK_S
 
 
 def test_the_index_earns_the_mean_of_its_instruments() -> None:
-    closes = walk(300)
-    returns, instruments = index_returns(closes)
-    assert instruments == 2
-    assert returns == pytest.approx(np.log((closes[:, 1:] / closes[:, :-1]).mean(axis=0)))
+    made = grid()
+    history = index_history(made, START, START + BLOCK_S)
+    assert history.instruments == (0, 1)
+    assert history.as_of[-1] == START + BLOCK_S
+    assert history.returns == pytest.approx(np.log((made.close[:, 1:] / made.close[:, :-1]).mean(axis=0)))
+    assert history.variance == pytest.approx(made.variance[:, 1:].mean(axis=0))
+    assert history.present.all()
 
 
 def test_a_missing_bar_contributes_nothing_and_the_next_catches_up() -> None:
-    closes = walk(300, instruments=1)
-    whole, _ = index_returns(closes)
-    closes[0, 100] = NAN
-    holed, _ = index_returns(closes)
-    assert holed[99] == 0.0
-    assert holed[100] == pytest.approx(whole[99] + whole[100])
-    assert np.delete(holed, [99, 100]) == pytest.approx(np.delete(whole, [99, 100]))
+    whole, holed = grid(instruments=1), grid(instruments=1)
+    holed.close[0, 100] = holed.variance[0, 100] = NAN
+    a, b = (index_history(g, START, START + BLOCK_S) for g in (whole, holed))
+    assert (b.returns[99], b.present[99]) == (0.0, False)
+    assert b.returns[100] == pytest.approx(a.returns[99] + a.returns[100])
+    assert np.delete(b.returns, [99, 100]) == pytest.approx(np.delete(a.returns, [99, 100]))
 
 
-def test_an_instrument_with_too_few_bars_is_left_out() -> None:
-    closes = walk(300)
-    closes[1, :61] = NAN  # 239 of 300 bars
-    alone, instruments = index_returns(closes)
-    assert instruments == 1
-    assert np.array_equal(alone, index_returns(closes[:1])[0])
-    closes[1, 60] = 100.0  # 240 of 300 bars
-    assert index_returns(closes)[1] == 2
+def test_an_instrument_with_too_few_bars_before_the_block_is_left_out() -> None:
+    made = grid()
+    seen = slice(BEFORE - MEMBERSHIP, BEFORE)
+    made.close[1, seen][: MEMBERSHIP // 5 + 1] = NAN
+    assert index_history(made, START, START + BLOCK_S).instruments == (0,)
+    made = grid()
+    made.close[1, seen][: MEMBERSHIP // 5] = NAN
+    assert index_history(made, START, START + BLOCK_S).instruments == (0, 1)
 
 
-def test_the_index_begins_with_its_first_bar() -> None:
-    closes = walk(WINDOW_BARS)
-    closes[:, : WINDOW_BARS - 250] = NAN
-    assert len(index_returns(closes)[0]) == 249
+def test_an_instrument_that_joins_late_counts_from_its_first_bar() -> None:
+    made = grid()
+    made.close[1, :200] = made.variance[1, :200] = NAN
+    history = index_history(made, START, START + BLOCK_S)
+    own = np.log(made.close[0, 1:] / made.close[0, :-1])
+    assert history.returns[:200] == pytest.approx(own[:200])
+    assert history.returns[200:] != pytest.approx(own[200:])
 
 
-def test_fewer_bars_than_needed_are_no_call() -> None:
-    assert len(index_returns(walk(LEAST_BARS))[0]) == LEAST_BARS - 1
-    with pytest.raises(ShortHistory, match="199 bars of history, at least 200"):
-        index_returns(walk(LEAST_BARS - 1))
+def test_a_first_week_has_its_own_members() -> None:
+    made = grid(bars=WEEK - 20)  # nothing before the block
+    assert index_history(made, START, START + BLOCK_S).instruments == (0, 1)
+    made.close[1, : LEAST_BARS // 2] = NAN
+    assert index_history(made, START, START + BLOCK_S).instruments == (0,)
 
 
-def test_a_window_of_holes_is_no_call() -> None:
-    closes = walk(WINDOW_BARS)
-    closes[:, 300:700] = NAN
+def test_no_members_are_a_short_history() -> None:
+    made = grid()
+    made.close[:, BEFORE - MEMBERSHIP : BEFORE - 10][:, ::2] = NAN
     with pytest.raises(ShortHistory, match="80%"):
-        index_returns(closes)
+        index_history(made, START, START + BLOCK_S)
 
 
-def test_a_last_bar_that_is_missing_is_no_call() -> None:
-    closes = walk(300)
-    closes[:, -1] = NAN
-    with pytest.raises(NoCall, match="no instrument of the universe"):
-        index_returns(closes)
-    closes[1, -1], closes[1, :100] = 100.0, NAN  # only an instrument outside the index has it
-    with pytest.raises(NoCall, match="no instrument of the index"):
-        index_returns(closes)
+def test_history_reaches_back_so_far_and_no_farther() -> None:
+    bars = (REACH_S + BLOCK_S) // HOUR_S + 50
+    history = index_history(grid(bars, 1), START, START + BLOCK_S)
+    assert history.first == START - REACH_S + 2 * HOUR_S
+    shorter = index_history(grid(bars - 40, 1), START, START + BLOCK_S)
+    assert len(shorter) == len(history)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, WEEK), st.integers(0, 50), st.floats(0.0, 0.15))
+def test_a_bars_index_is_the_same_whenever_in_its_block_it_is_looked_at(bars: int, seed: int, holes: float) -> None:
+    made = grid(seed=seed)
+    rng = np.random.default_rng(seed)
+    gone = rng.random(made.close.shape) < holes
+    made.close[gone] = made.variance[gone] = NAN
+    whole = index_history(made, START, START + BLOCK_S)
+    early = index_history(made, START, START + bars * HOUR_S)
+    for name in ("returns", "variance", "present"):
+        assert getattr(early, name).tobytes() == getattr(whole, name)[: len(early)].tobytes()
+    assert whole.upto(START + bars * HOUR_S).returns.tobytes() == early.returns.tobytes()
 
 
 def test_candles_fall_on_their_slots() -> None:
     candles = random_candles(10, 3600, end=36000)
     kept = np.array([True] * 3 + [False] + [True] * 6)
-    grid = close_grid([candles[kept], candles], 7200, 3600, 5)
-    assert np.array_equal(grid[1], candles.close[1:6])
-    assert np.array_equal(grid[0], np.where(kept, candles.close, NAN)[1:6], equal_nan=True)
-
-
-@settings(max_examples=25, deadline=None)
-@given(data=st.data(), seed=st.integers(0, 2**16), holes=st.floats(0, 0.15))
-def test_a_call_is_a_function_of_exactly_its_window(data: st.DataObject, seed: int, holes: float) -> None:
-    """Bars after t, and bars older than the window, may be anything: the call at t is the same, bit for bit."""
-    rng = np.random.default_rng(seed)
-    before, after = data.draw(st.integers(0, 30)), data.draw(st.integers(0, 30))
-    closes = walk(before + WINDOW_BARS + after, seed=seed)
-    closes[rng.random(closes.shape) < holes] = NAN
-    window = slice(before, before + WINDOW_BARS)
-    closes[:, window.stop - 1] = 100.0
-    alone = call_regimes(index_returns(closes[:, window].copy())[0])
-    closes[:, : window.start] = rng.uniform(1, 1000, (2, before))
-    closes[:, window.stop :] = rng.uniform(1, 1000, (2, after))
-    assert call_regimes(index_returns(closes[:, window])[0]) == alone
+    made = Grid.of([candles[kept], candles], 7200, 3600, 5)
+    missing: FloatArray = np.array([False, False, True, False, False])
+    assert np.array_equal(np.isnan(made.close), [missing, [False] * 5])
+    assert np.array_equal(made.close[1], candles.close[1:6])
+    parkinson = np.log(candles.high[1:6] / candles.low[1:6]) ** 2 / (4 * np.log(2))
+    assert made.variance[1] == pytest.approx(parkinson)
+    assert np.array_equal(np.isnan(made.variance[0]), missing)

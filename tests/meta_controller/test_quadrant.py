@@ -5,38 +5,50 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meta_controller.controller import LONG_HORIZON_S, SHORT_HORIZON_S, HorizonCall
-from meta_controller.market_index import WINDOW_BARS
-from meta_controller.regimes import EXPERTS
+from meta_controller.market_index import MarketHistory
+from meta_controller.regimes.expert import Calls
 from meta_controller.regimes.quadrant import (
-    DWELL_BARS,
-    LEAST_RETURNS,
-    MACHINE_BARS,
-    REFERENCE_BARS,
+    EXPERT,
     TREND,
     VOLATILITY,
     Ladder,
-    call_regimes,
     ewma,
-    held_class,
+    held_classes,
     probabilities,
+    trend_t,
+    volatility_percentiles,
 )
 from shared.rows import FloatArray, IntArray
 
-SEGMENT_BARS = 20 * 24
-SETTLING_BARS = 48
-HOURS_APART = 5  # below the dwell, so that no held class falls between two calls
+DAYS, DAY = 240, 24  # of the histories here, in bars of an hour
+SEGMENT_BARS = 20 * DAY
+SETTLING_BARS = 2 * DAY
+DWELL = 6
+SHORT, LONG = 0, 1
 
 ladders = st.sampled_from([TREND, VOLATILITY])
 values = st.floats(-1000, 1000)
 
 
-def noise(n: int, seed: int = 0, drift: float = 0.0) -> FloatArray:
+def noise(n: int = DAYS * DAY, seed: int = 0, drift: float = 0.0) -> FloatArray:
     return 0.005 * (np.random.default_rng(seed).standard_normal(n) + drift)
 
 
-def long_call(returns: FloatArray) -> HorizonCall:
-    return next(call for call in call_regimes(returns) if call.horizon_s == LONG_HORIZON_S)
+def history_of(returns: FloatArray) -> MarketHistory:
+    return MarketHistory(1_600_002_000, 3600, returns, returns**2, np.ones(len(returns), np.bool_), (0,))
+
+
+def calls(returns: FloatArray, bars: int = 1) -> Calls:
+    return EXPERT.call(history_of(returns), {}, bars)
+
+
+def trends(found: Calls) -> IntArray:
+    """[bars, horizons]"""
+    return np.asarray(found[..., :3].argmax(axis=-1))
+
+
+def volatilities(found: Calls) -> IntArray:
+    return np.asarray(found[..., 3:].argmax(axis=-1))
 
 
 @given(value=values, held=st.sampled_from([0, 1, 2]), ladder=ladders)
@@ -63,48 +75,57 @@ def test_the_further_inside_the_surer() -> None:
     ],
 )
 def test_a_trend_is_entered_late_and_left_later(walk: list[float], held: int) -> None:
-    assert held_class(walk, TREND) == held
+    assert held_classes(walk, TREND, DWELL)[-1] == held
 
 
 def test_a_class_is_held_for_the_dwell() -> None:
-    entered = [50.0] * 10 + [90.0]
-    assert held_class(entered + [50.0] * (DWELL_BARS - 1), VOLATILITY) == 2
-    assert held_class(entered + [50.0] * DWELL_BARS, VOLATILITY) == 1
+    entered = [50.0] * 10 + [90.0] + [50.0] * DWELL
+    assert held_classes(entered, VOLATILITY, DWELL) == [1] * 10 + [2] * DWELL + [1]
+
+
+@given(st.lists(st.floats(0, 100), min_size=20, max_size=200), st.integers(1, 12))
+def test_no_class_is_left_before_the_dwell_is_over(walk: list[float], dwell: int) -> None:
+    held = np.array(held_classes(walk, VOLATILITY, dwell))
+    changes = np.flatnonzero(np.diff(held))
+    assert (np.diff(changes) >= dwell).all()
 
 
 def test_a_market_that_does_not_move_is_flat_and_mid() -> None:
-    for call in call_regimes(np.zeros(WINDOW_BARS - 1)):
-        assert (call.trend, call.volatility, call.regime, call.conviction) == ("flat", "mid", "sideways", 0.0)
+    found = calls(np.zeros(DAYS * DAY), 168)
+    assert (trends(found) == 1).all()
+    assert (volatilities(found) == 1).all()
+    assert found[..., 0] == pytest.approx(found[..., 2], abs=1e-12)
 
 
 def test_a_rise_is_up_and_its_mirror_image_is_down() -> None:
-    returns = noise(WINDOW_BARS - 1, drift=0.4)
-    for rise, fall in zip(call_regimes(returns), call_regimes(-returns), strict=True):
-        assert (rise.trend, rise.regime, fall.trend, fall.regime) == ("up", "bull", "down", "bear")
-        assert rise.conviction > 0
-        assert (fall.p_down, fall.p_flat, fall.p_up) == pytest.approx((rise.p_up, rise.p_flat, rise.p_down), abs=1e-12)
-        assert fall.conviction == pytest.approx(-rise.conviction, abs=1e-12)
+    returns = noise(drift=0.4)
+    rise, fall = calls(returns), calls(-returns)
+    assert (trends(rise) == 2).all()
+    assert (trends(fall) == 0).all()
+    assert rise[..., :3] == pytest.approx(fall[..., 2::-1], abs=1e-12)
 
 
 def test_volatility_is_high_after_a_calm_time_and_low_after_a_wild_one() -> None:
-    returns = noise(WINDOW_BARS - 1)
-    wilder, calmer = returns.copy(), returns.copy()
+    wilder, calmer = noise(), noise()
     wilder[-200:] *= 3
     calmer[-200:] /= 3
-    assert {call.volatility for call in call_regimes(wilder)} == {"high"}
-    assert {call.volatility for call in call_regimes(calmer)} == {"low"}
+    assert (volatilities(calls(wilder)) == 2).all()
+    assert (volatilities(calls(calmer)) == 0).all()
 
 
-def test_a_wild_market_without_a_trend_is_volatile() -> None:
-    call = HorizonCall(LONG_HORIZON_S, 0.2, 0.6, 0.2, 0.1, 0.2, 0.7, 0.0, "made up")
-    assert call.regime == "volatile"
+def test_volatility_is_compared_with_the_half_year_before_it() -> None:
+    """100 wild days are no longer high after 90 more of them; 50 days of reference would have forgotten the calm."""
+    returns = noise()
+    returns[-100 * DAY :] *= 3
+    found = volatilities(calls(returns, 100 * DAY))[:, LONG]
+    assert (found[20 * DAY : 60 * DAY] == 2).all()
+    returns[: -100 * DAY] *= 3
+    assert not (volatilities(calls(returns, 100 * DAY))[20 * DAY : 60 * DAY, LONG] == 2).all()
 
 
 def test_price_scale_is_no_evidence() -> None:
-    returns = noise(WINDOW_BARS - 1, seed=4)
-    for small, large in zip(call_regimes(returns), call_regimes(returns * 4.0), strict=True):
-        assert small.p_up == pytest.approx(large.p_up)
-        assert small.p_vol_high == pytest.approx(large.p_vol_high)
+    returns = noise(seed=4)
+    assert calls(returns) == pytest.approx(calls(returns * 4.0), abs=1e-9)
 
 
 def test_the_average_is_the_recursive_one() -> None:
@@ -116,27 +137,18 @@ def test_the_average_is_the_recursive_one() -> None:
     assert ewma(returns, 12)[-1] == pytest.approx(mean / weight, rel=1e-12)
 
 
-def test_a_short_history_is_called_and_a_shorter_one_refused() -> None:
-    returns = noise(LEAST_RETURNS)
-    assert [call.horizon_s for call in call_regimes(returns)] == [SHORT_HORIZON_S, LONG_HORIZON_S]
-    with pytest.raises(ValueError, match="at least 160"):
-        call_regimes(returns[1:])
+def test_the_trend_is_a_t_statistic_of_scaled_returns() -> None:
+    returns = noise(400)
+    volatility = np.full(400, 0.01)
+    last = returns[-120:]
+    assert trend_t(returns, volatility, 120)[-1] == pytest.approx(last.sum() / np.sqrt((last**2).sum()), rel=1e-9)
+    assert trend_t(returns, volatility, 120)[0] == pytest.approx(np.sign(returns[0]))
 
 
-def test_the_window_is_used_to_the_last_bar() -> None:
-    assert MACHINE_BARS + REFERENCE_BARS - 1 == WINDOW_BARS - 1
-
-
-def test_calls_say_their_numbers() -> None:
-    call = long_call(noise(WINDOW_BARS - 1, drift=0.4))
-    assert "trend up (t +" in call.reasons
-    assert "over 120 bars" in call.reasons
-    assert "percentile" in call.reasons
-
-
-def test_every_expert_calls_both_horizons() -> None:
-    for expert in EXPERTS.values():
-        assert [call.horizon_s for call in expert(noise(400))] == [SHORT_HORIZON_S, LONG_HORIZON_S]
+def test_a_percentile_is_that_of_a_lognormal() -> None:
+    volatility = np.exp(np.random.default_rng(0).standard_normal(5000))
+    found = volatility_percentiles(volatility, 4000)[-1000:]
+    assert np.quantile(found, [0.1, 0.5, 0.9]) == pytest.approx([10, 50, 90], abs=3)
 
 
 def segments(seed: int, count: int = 48) -> tuple[FloatArray, IntArray, IntArray]:
@@ -154,15 +166,22 @@ def segments(seed: int, count: int = 48) -> tuple[FloatArray, IntArray, IntArray
 
 def test_synthetic_segments_are_told_apart() -> None:
     returns, trend, wild = segments(seed=11)
-    ends = np.arange(WINDOW_BARS - 1, len(returns), HOURS_APART)
-    calls = [long_call(returns[end - WINDOW_BARS + 2 : end + 1]) for end in ends]
-    settled = ends % SEGMENT_BARS >= SETTLING_BARS
-    trends = np.array([("down", "flat", "up").index(call.trend) for call in calls])
-    volatilities = np.array([("low", "mid", "high").index(call.volatility) for call in calls])
-    regimes = [call.regime for call in calls]
-    switches = sum(a != b for a, b in zip(regimes[1:], regimes[:-1], strict=True))
-    right = (trends == trend[ends])[settled].mean(), (volatilities == wild[ends])[settled].mean()
-    a_day = switches / (len(calls) * HOURS_APART / 24)
+    known = np.arange(180 * DAY, len(returns))
+    found = calls(returns, len(known))
+    held_trend, held_volatility = trends(found)[:, LONG], volatilities(found)[:, LONG]
+    settled = known % SEGMENT_BARS >= SETTLING_BARS
+    right = (held_trend == trend[known])[settled].mean(), (held_volatility == wild[known])[settled].mean()
+    regime = np.where(held_trend != 1, held_trend, 3 + (held_volatility == 2))  # as HorizonCall.regime
+    a_day = (np.diff(regime) != 0).mean() * DAY
     print(f"trend {right[0]:.1%} right, volatility {right[1]:.1%}, {a_day:.2f} changes of regime a day")
-    assert min(right) >= 0.8
+    assert right[0] >= 0.8
+    assert right[1] >= 0.9
     assert a_day < 1.0
+
+
+def test_the_short_horizon_sees_a_turn_first() -> None:
+    returns = noise(drift=0.5)
+    returns[-72:] -= 2 * 0.5 * 0.005
+    down = trends(calls(returns, 72)) == 0
+    assert down[:, SHORT].argmax() < down[:, LONG].argmax() or not down[:, LONG].any()
+    assert down[-1, SHORT]

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from psycopg import sql
 
-from meta_controller import run_metacontroller
-from meta_controller.controller import MarketWindow, Proposal
-from meta_controller.market_index import LEAST_BARS, WINDOW_BARS
-from meta_controller.rules import Rules
+from meta_controller import rules
+from meta_controller.market_index import LEAST_BARS
+from meta_controller.regimes import EXPERTS
 from meta_controller.run_metacontroller import main, run_once
+from meta_controller.steering import TRACKS
 from shared.clock import ReplayClock, to_unix
 from shared.db import Database
 from shared.job import JobError, UsageError
@@ -21,13 +22,18 @@ from shared.settings import PROJECT, Settings
 from tests.helpers import NOON, DatabaseFor, random_candles, store_candles
 
 HOUR = timedelta(hours=1)
+MONTHS = 1700  # bars: every expert has enough to learn from
+CALLS = "SELECT * FROM regime_calls ORDER BY expert, horizon_s, as_of"
+OUTCOMES = "SELECT * FROM regime_outcomes ORDER BY horizon_s, as_of"
+FITS = "SELECT * FROM regime_fits ORDER BY expert, fitted_at"
 STATES = "SELECT * FROM market_state ORDER BY track, horizon_s, as_of"
 CONFIGS = "SELECT * FROM policy_config ORDER BY track, as_of"
 Table = list[dict[str, Any]]
+NOTHING: tuple[Table, ...] = ([], [], [], [], [])
 
 
 def store_market(
-    database_for: DatabaseFor, bars: int = WINDOW_BARS, seed: int = 1, end: datetime = NOON, holes: float = 0.0
+    database_for: DatabaseFor, bars: int = MONTHS, seed: int = 1, end: datetime = NOON, holes: float = 0.0
 ) -> None:
     """Hourly candles of the whole universe, a share ``holes`` of them missing at random."""
     rng = np.random.default_rng(seed)
@@ -40,35 +46,40 @@ def run_at(at: datetime, database_for: DatabaseFor, settings: Settings, **argume
     return run_once(ReplayClock(at), database_for("meta_controller"), settings, **arguments)
 
 
-def written(database: Database) -> tuple[Table, Table]:
-    """All rows of both tables without what differs from run to run."""
-    tables = database.fetch(STATES), database.fetch(CONFIGS)
+def written(database: Database) -> tuple[Table, ...]:
+    """All rows of states, configs, calls, outcomes and fits without what differs from run to run."""
+    tables = tuple(database.fetch(query) for query in (STATES, CONFIGS, CALLS, OUTCOMES, FITS))
     for row in (row for table in tables for row in table):
-        del row["id"], row["recorded_at"]
+        row.pop("id", None)
+        del row["recorded_at"]
     return tables
 
 
 def forget(database_for: DatabaseFor) -> None:
     owner = database_for("owner")
-    owner.execute("DELETE FROM policy_config")
-    owner.execute("DELETE FROM market_state")
+    for table in ("policy_config", "market_state", "regime_calls", "regime_outcomes", "regime_fits"):
+        owner.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))  # type: ignore[arg-type]
 
 
 def test_a_run_writes_both_horizons_and_the_steering(database_for: DatabaseFor, settings: Settings) -> None:
     store_market(database_for)
     outcome = run_at(NOON + HOUR / 3, database_for, settings)
     assert (outcome.status, outcome.result) == (
-        "done", {"called": 1, "skipped": 0, "market_state": 4, "policy_config": 2},
+        "done", {"called": 1, "skipped": 0, "market_state": 8, "policy_config": 4},
     )  # fmt: skip
-    states, configs = written(database_for("meta_controller"))
+    states, configs, calls, _, _ = written(database_for("meta_controller"))
     assert {(row["track"], row["horizon_s"]) for row in states} == {
-        (track, horizon) for track in ("live", "rules") for horizon in (14400, 86400)
+        (track, horizon) for track in TRACKS for horizon in (14400, 86400)
+    }
+    assert {(row["expert"], row["horizon_s"]) for row in calls} == {
+        (expert, horizon) for expert in (*EXPERTS, "pool") for horizon in (14400, 86400)
     }
     for row in states:
-        assert (row["as_of"], row["known_from"], row["source"]) == (NOON, NOON, "rules")
+        assert (row["as_of"], row["known_from"], row["source"]) == (NOON, NOON, "pool")
         assert row["valid_until"] == NOON + timedelta(seconds=row["horizon_s"])
     for row in configs:
-        assert (row["as_of"], row["known_from"], row["source"]) == (NOON, NOON, "rules")
+        assert (row["as_of"], row["known_from"]) == (NOON, NOON)
+        assert row["source"] == ("operator" if row["track"] == "static" else "rules")
         assert row["valid_until"] == NOON + 3 * HOUR
         assert row["strategy_weights"] == {"drl": 1.0}
 
@@ -76,11 +87,11 @@ def test_a_run_writes_both_horizons_and_the_steering(database_for: DatabaseFor, 
 def test_live_follows_the_rules(database_for: DatabaseFor, settings: Settings) -> None:
     store_market(database_for)
     run_at(NOON, database_for, settings)
-    for table in written(database_for("meta_controller")):
-        tracks: dict[str, Table] = {"live": [], "rules": []}
+    for table in written(database_for("meta_controller"))[:2]:
+        tracks: dict[str, Table] = {track: [] for track in TRACKS}
         for row in table:
             tracks[row.pop("track")].append(row)
-        assert tracks["live"] == tracks["rules"] != []
+        assert tracks["live"] == tracks["llm"] == tracks["rules"] != []
 
 
 def test_twice_changes_nothing(database_for: DatabaseFor, settings: Settings) -> None:
@@ -103,21 +114,22 @@ def test_a_batch_pass_writes_what_single_runs_would_have_written(database_for: D
     forget(database_for)
     outcome = run_at(NOON + 5 * HOUR, database_for, settings, span=(start - HOUR / 2, NOON + HOUR / 2))
     assert written(database) == single
-    assert outcome.result["called"] == len(single[1]) / 2 < 63
+    assert outcome.result["called"] == len(single[1]) / 4 < 63
     assert outcome.result["called"] > 40
 
 
-def test_a_long_window_slides_in_a_batch_pass_too(database_for: DatabaseFor, settings: Settings) -> None:
-    store_market(database_for, bars=WINDOW_BARS + 30, holes=0.02)
-    for hours in range(40, -1, -8):
+def test_an_expert_calls_the_same_whatever_was_called_before(database_for: DatabaseFor, settings: Settings) -> None:
+    """A week in one pass, across a block's end, and single hours of it."""
+    store_market(database_for, bars=MONTHS + 30, holes=0.02)
+    for hours in range(64, -1, -8):
         run_at(NOON - hours * HOUR, database_for, settings)
     database = database_for("meta_controller")
-    single = written(database)
+    single = [row for row in written(database)[2] if row["expert"] != "pool"]
     forget(database_for)
-    run_at(NOON, database_for, settings, span=(NOON - 40 * HOUR, NOON))
-    moments = {row["as_of"] for row in single[1]}
-    assert len(moments) > 4
-    assert tuple([row for row in table if row["as_of"] in moments] for table in written(database)) == single
+    run_at(NOON, database_for, settings, span=(NOON - 64 * HOUR, NOON))
+    moments = {row["as_of"] for row in single}
+    assert len(moments) > 6
+    assert [row for row in written(database)[2] if row["expert"] != "pool" and row["as_of"] in moments] == single
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -138,13 +150,13 @@ def test_a_bar_that_is_not_there_yet_is_waited_for(database_for: DatabaseFor, se
     store_market(database_for)
     outcome = run_at(NOON + HOUR, database_for, settings)
     assert outcome.status == "nothing"
-    assert "no instrument of the universe has a candle at this close yet" in outcome.result["reason"]
-    assert written(database_for("meta_controller")) == ([], [])
+    assert "no instrument of the index has a candle at this close yet" in outcome.result["reason"]
+    assert written(database_for("meta_controller")) == NOTHING
     assert database_for("meta_controller").fetch("SELECT * FROM alerts") == []
 
 
 def test_a_short_history_is_no_call_but_an_alert(database_for: DatabaseFor, settings: Settings) -> None:
-    store_market(database_for, bars=LEAST_BARS - 1)
+    store_market(database_for, bars=LEAST_BARS)  # as many closes make one return fewer
     for _ in range(2):
         outcome = run_at(NOON, database_for, settings)
         assert outcome.status == "nothing"
@@ -154,15 +166,15 @@ def test_a_short_history_is_no_call_but_an_alert(database_for: DatabaseFor, sett
         "metacontroller-short-history", "warning", "meta_controller",
     )  # fmt: skip
     assert "199 bars" in alert["message"]
-    assert written(database_for("meta_controller")) == ([], [])
+    assert written(database_for("meta_controller")) == NOTHING
 
 
 def test_an_instrument_that_came_late_is_left_out(database_for: DatabaseFor, settings: Settings) -> None:
     store_candles(database_for, "test", "AAA/USDT", 3600, random_candles(400, 3600, seed=1))
     store_candles(database_for, "test", "BBB/USDT", 3600, random_candles(100, 3600, seed=2))
     run_at(NOON, database_for, settings)
-    _, configs = written(database_for("meta_controller"))
-    assert "in the index of 1:" in configs[0]["reasons"]
+    _, configs, *_ = written(database_for("meta_controller"))
+    assert "in the index of 1:" in next(row for row in configs if row["track"] == "rules")["reasons"]
 
 
 def test_the_operators_limits_reach_the_rows(database_for: DatabaseFor, settings: Settings) -> None:
@@ -179,25 +191,16 @@ def test_a_universe_without_candles_is_named(database_for: DatabaseFor, settings
         run_at(NOON, database_for, settings)
 
 
-class Reckless(Rules):
-    """Sound until noon, then out of bounds."""
-
-    source = "reckless"
-
-    def propose(self, window: MarketWindow) -> Proposal:
-        proposal = super().propose(window)
-        exposure = 1.5 if window.as_of == NOON else 0.5
-        return replace(proposal, steering=replace(proposal.steering, max_exposure=exposure))
-
-
 def test_a_proposal_out_of_bounds_writes_nothing(
     database_for: DatabaseFor, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store_market(database_for, bars=LEAST_BARS + 10)
-    monkeypatch.setattr(run_metacontroller, "Rules", Reckless)
-    with pytest.raises(JobError, match=r"reckless at .* is out of bounds: max_exposure is 1\.5, outside 0 to 1"):
+    reckless = {regime: replace(steering, max_exposure=1.5) for regime, steering in rules.STEERING.items()}
+    monkeypatch.setattr(rules, "STEERING", reckless)
+    monkeypatch.setattr(rules, "within_operator", lambda steering, risk: steering)
+    with pytest.raises(JobError, match=r"the rules at .* are out of bounds: max_exposure is 1\.5, outside 0 to 1"):
         run_at(NOON, database_for, settings, span=(NOON - 5 * HOUR, NOON))
-    assert written(database_for("meta_controller")) == ([], [])
+    assert written(database_for("meta_controller")) == NOTHING
 
 
 def test_a_span_of_the_future_or_backwards_is_refused(database_for: DatabaseFor, settings: Settings) -> None:
@@ -220,7 +223,7 @@ def test_the_command_runs_and_says_how_it_is_used(
     monkeypatch.setattr("shared.job.load_settings", lambda: settings)
     assert main(["--at", NOON.isoformat()]) == 0
     assert main(["--from", "2024-06-01T09:00", "--to", "2024-06-01T12:00"]) == 0
-    assert len(written(database_for("meta_controller"))[1]) == 2 * 4
+    assert len(written(database_for("meta_controller"))[1]) == 4 * 4
     assert main(["--from", "2024-06-01T09:00"]) == 2
     assert "--from and --to go together" in capsys.readouterr().err
 
@@ -228,7 +231,7 @@ def test_the_command_runs_and_says_how_it_is_used(
 def test_the_job_imports_nothing_heavy() -> None:
     code = "import sys, meta_controller.run_metacontroller as _; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert {"torch", "sqlalchemy", "numba", "pandas"}.isdisjoint(found.stdout.split())
+    assert {"torch", "sqlalchemy", "numba", "pandas", "openai", "httpx2"}.isdisjoint(found.stdout.split())
 
 
 def test_candles_of_other_timeframes_are_not_read(database_for: DatabaseFor, settings: Settings) -> None:

@@ -64,6 +64,7 @@ class PaperMarket:
 
     database_for: DatabaseFor
     settings: Settings
+    steered: bool = True  # False: the meta-controller never spoke, and nothing may be bought
 
     def store(self, symbol: str, timeframe_s: int, made: Candles) -> int:
         return store_candles(self.database_for, "test", symbol, timeframe_s, made)
@@ -81,6 +82,9 @@ class PaperMarket:
         issue_command(self.database_for("cli"), at, wallet, command, "a test", "test")
 
     def trade(self, at: datetime, settings: Settings | None = None) -> Outcome:
+        recent = "SELECT FROM policy_config WHERE as_of > %(since)s"
+        if self.steered and not self.rows(recent, since=at - timedelta(days=7)):
+            insert_config(self, at - timedelta(days=6), **DEFAULT_STEERING, valid_until=at + timedelta(days=30))
         return run_trader.run_once(ReplayClock(at), self.database_for("policy"), settings or self.settings)
 
     def send(self, at: datetime) -> Outcome:
@@ -153,6 +157,7 @@ CONFIG = {
     "target_volatility": 0.25, "max_exposure": 1.0, "max_position": 0.125, "daily_loss_limit": 0.05,
     "max_drawdown": 0.15, "pause": False, "reasons": "a test",
 }  # fmt: skip
+DEFAULT_STEERING = {"target_volatility": 0.2, "max_exposure": 0.5, "max_position": 0.5}
 SAID_BY_A_MODEL = (
     "model_id", "encoder_id", "market_state_id", "market_state_short_id", "observation_hash", "action", "agreement",
 )  # fmt: skip

@@ -246,7 +246,7 @@ def test_a_decision_names_exactly_the_rows_it_was_made_from(market: PaperMarket,
         insert_state(market, moment - 15 * MINUTE, horizon_s, p_down=0.1, p_flat=0.4) for horizon_s in horizons
     )
     config = insert_config(market, moment - 15 * MINUTE, max_position=0.4)
-    other: dict[str, Any] = {"max_position": 0.1, "valid_until": moment + 2 * ONE}
+    other: dict[str, Any] = {"max_position": 0.35, "valid_until": moment + 2 * ONE}
     for early in (True, False):  # older ones, and ones of the future
         insert_config(market, moment + (-ONE if early else ONE), **other)
         for horizon_s in horizons:

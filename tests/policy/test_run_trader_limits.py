@@ -159,6 +159,29 @@ def test_an_expired_config_means_the_operators_default_at_half_exposure(
     assert [row["rules"] for row in rows] == [[] if valid else ["max_exposure"]] * 2
 
 
+@pytest.mark.parametrize(("hours", "entries"), [(23, True), (25, False), (48, False), (24 * 8, False)])
+def test_a_meta_controller_that_is_silent_for_a_day_leaves_exits_only(
+    market: PaperMarket, policy: ScriptedPolicy, hours: int, entries: bool
+) -> None:
+    market.steered = False
+    instruments = [store_rising(market, A), store_rising(market, B)]
+    market.wallet("w", NOON)
+    policy.script[at("13:00")] = (1.0, 1.0)
+    insert_embeddings(market, policy.encoder_id, instruments, at("13:00"))
+    for horizon_s in (14_400, 86_400):
+        insert_state(market, at("13:00"), horizon_s)
+    insert_config(market, at("13:00") - hours * HOUR, max_position=0.5)
+    run(market, "13:00")
+    rows = decided(market, "13:00").values()
+    assert {row["policy_config_id"] for row in rows} == {None}
+    assert sum(row["allowed_weight"] for row in rows) == pytest.approx(0.5 if entries else 0.0)
+    (alert,) = market.rows("SELECT severity, key, message FROM alerts")
+    assert (alert["severity"], alert["key"]) == (
+        ("warning", "no-steering:w") if entries else ("critical", "no-entries-without-steering:w")
+    )
+    assert f"no valid policy_config for {min(hours, 168)} hours" in alert["message"]
+
+
 def test_the_operators_bounds_hold_whatever_the_config_says(
     market: PaperMarket, policy: ScriptedPolicy, settings: Settings
 ) -> None:

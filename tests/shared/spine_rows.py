@@ -22,6 +22,7 @@ from shared.embedded_db import ensure_running
 from shared.schema import apply_schema
 from shared.settings import Settings, load_settings
 from tests.conftest import TEMPLATE, UNIVERSE
+from tests.shared.llm_spine_rows import llm_rows, regime_rows
 
 NOON = datetime(2024, 6, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -31,7 +32,10 @@ Row = dict[str, Any]
 # The role that writes each table; the shared ones by the role whose rows ``rows`` gives.
 WRITERS = {
     "instruments": "candles", "market_data": "candles", "models": "encoder", "embeddings": "encoder",
-    "market_state": "meta_controller", "policy_config": "meta_controller", "wallets": "cli", "limits": "cli",
+    "regime_fits": "meta_controller", "regime_calls": "meta_controller", "regime_outcomes": "meta_controller",
+    "market_state": "meta_controller", "policy_config": "meta_controller", "llm_calls": "meta_controller",
+    "memory_logs": "meta_controller", "news_items": "meta_controller", "news_sentiment": "meta_controller",
+    "onchain_data": "meta_controller", "llm_trust": "meta_controller", "wallets": "cli", "limits": "cli",
     "cash_flows": "cli", "commands": "cli", "decisions": "policy", "orders": "policy", "order_events": "sender",
     "candle_revisions": "candles", "quarantine": "candles", "gap_checks": "candles", "venue_checks": "candles",
     "fills": "sender", "job_runs": "policy", "alerts": "policy", "backtests": "policy", "trainings": "encoder",
@@ -44,6 +48,8 @@ SEEDED = dict.fromkeys(WRITERS, 2) | {
     "wallets": 3,
     "decisions": 3,
     "order_events": 1,
+    "llm_calls": 3,
+    "news_items": 3,
 }
 
 
@@ -53,7 +59,8 @@ def order_id(k: int) -> uuid.UUID:
 
 def rows(k: int) -> dict[str, Row]:
     """The k-th row of every table, in the order in which they may be inserted."""
-    return _market_rows(k) | _steering_rows(k) | _operator_rows(k) | _trading_rows(k) | _side_rows(k)
+    beside = regime_rows(k, NOON) | llm_rows(k, NOON)
+    return _market_rows(k) | _steering_rows(k) | beside | _operator_rows(k) | _trading_rows(k) | _side_rows(k)
 
 
 def _market_rows(k: int) -> dict[str, Row]:

@@ -18,6 +18,7 @@ TARGETS = (
     "db-apply-schema", "db-apply-schema-host", "infra-up", "infra-down", "backfill", "import-csv", "run-meta",
     "run-encoder", "train-encoder", "train-policy", "run-trader", "backtest", "schedule", "cron-print", "status",
     "features", "eval-encoder", "encoder-upgrade", "check-encoder", "retrain", "analogs", "export-embeddings",
+    "scorecard", "assess-llm", "replay-llm", "probe-llm", "import-news", "import-onchain", "llm-emulator",
     "venv-meta", "venv-encoder", "venv-policy", "install-meta", "install-encoder", "install-policy",
 )  # fmt: skip
 

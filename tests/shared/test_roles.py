@@ -40,7 +40,21 @@ MAY_INSERT = {
         "job_runs",
         "alerts",
     },
-    "meta_controller": {"market_state", "policy_config", "job_runs", "alerts"},
+    "meta_controller": {
+        "regime_fits",
+        "regime_calls",
+        "regime_outcomes",
+        "market_state",
+        "policy_config",
+        "llm_calls",
+        "memory_logs",
+        "news_items",
+        "news_sentiment",
+        "onchain_data",
+        "llm_trust",
+        "job_runs",
+        "alerts",
+    },
     "policy": {
         "models",
         "decisions",
@@ -62,8 +76,13 @@ MAY_UPDATE = {
     ("policy", "models"): {"status"},
     ("encoder", "trainings"): {"status", "started_at", "ended_at", "attempts", "model_id", "error"},
     ("policy", "orders"): {"state"},
+    ("meta_controller", "llm_calls"): {
+        "config_after_id", "status", "responses", "answer", "error", "tokens_in", "tokens_out", "cost_usd", "latency_s",
+        "ended_at",
+    },
+    ("meta_controller", "memory_logs"): {"outcome", "outcome_known_from", "outcome_recorded_at"},
     ("cli", "limits"): {"symbols", "max_order_notional", "max_orders_a_day", "recorded_at"},
-} | {(role, "job_runs"): RUN_END for role in ROLES}
+} | {(role, "job_runs"): RUN_END for role in ROLES}  # fmt: skip
 
 REFUSED_THROUGH_A_VIEW = (InsufficientPrivilege, ObjectNotInPrerequisiteState, FeatureNotSupported, GeneratedAlways)
 World = Callable[[str], Database]

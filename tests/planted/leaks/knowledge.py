@@ -145,15 +145,6 @@ LEAKS = (
         ("tests/shared/test_features.py::test_no_later_candle_changes_a_bit",),
     ),
     Leak(
-        "regime-of-tomorrow",
-        "the regime is called with a close that is still to come",
-        "meta_controller/run_metacontroller.py",
-        "index_returns(closes[:, n : n + WINDOW_BARS])",
-        "index_returns(closes[:, min(n + 1, closes.shape[1] - WINDOW_BARS) :][:, :WINDOW_BARS])",
-        ("tests/meta_controller/test_run_metacontroller.py::"
-         "test_a_batch_pass_writes_what_single_runs_would_have_written",),
-    ),
-    Leak(
         "analog-whose-outcome-is-unknown",
         "a past moment counts as an analog before what followed it is over",
         "shared/analogs.py",
