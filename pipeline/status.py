@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pipeline.promote import promotion_line
 from pipeline.schedule import cron_trigger
+from pipeline.status_steering import llm_lines, silence, steering_table
 from shared.clock import open_clock
 from shared.db import Database, load_queries
 from shared.errors import SextantError
@@ -125,6 +126,7 @@ def blockers(database: Database, settings: Settings, now: datetime) -> list[str]
     for wallet in wallets:
         if not (wallet["last_command"] or "").startswith("resume"):
             found.append(f"{wallet['name']} is paused ({wallet['last_command'] or 'never resumed'}): `make resume`")
+        found += silence(database, wallet, now)
         for symbol in wallet["symbols"]:
             at = newest.get((wallet["venue"], symbol))
             if at is None or now - at > stale:
@@ -139,6 +141,10 @@ def show(database: Database, settings: Settings, now: datetime, console: Console
     print_wallets(database, now, console)
     console.print(jobs_table(database, settings, now), data_table(database, now))
     for line in venue_lines(database, now):
+        _print_plain(console, line)
+    if (steering := steering_table(database, now)) is not None:
+        console.print(steering)
+    for line in llm_lines(database, settings, now):
         _print_plain(console, line)
     models = database.fetch(queries["active_models"])
     for m in models:

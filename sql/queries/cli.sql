@@ -98,3 +98,16 @@ SELECT (SELECT count(*) FROM market_data) AS market_data, (SELECT count(*) FROM 
        (SELECT count(*) FROM decisions) AS decisions, (SELECT count(*) FROM orders) AS orders,
        (SELECT count(*) FROM order_events) AS order_events, (SELECT count(*) FROM fills) AS fills,
        (SELECT count(*) FROM models) AS models, (SELECT count(*) FROM commands) AS commands
+
+-- name: current_steering
+-- The newest steering of each track, with the word for the regime that goes with it.
+SELECT DISTINCT ON (p.track) p.track, p.as_of, p.source, p.max_exposure, p.target_volatility, p.risk_aversion, p.pause,
+       p.valid_until, s.regime
+FROM policy_config p
+LEFT JOIN market_state s ON s.track = p.track AND s.as_of = p.as_of AND s.horizon_s = 86400
+WHERE p.as_of <= %(now)s ORDER BY p.track, p.as_of DESC
+
+-- name: last_llm_call
+-- The newest question to the strategist.
+SELECT id, as_of, status, error FROM llm_calls
+WHERE purpose = 'strategist' AND as_of <= %(now)s ORDER BY as_of DESC LIMIT 1

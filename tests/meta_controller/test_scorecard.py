@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -28,18 +26,16 @@ from shared.db import Database
 from shared.job import UsageError
 from shared.rows import FloatArray, IntArray
 from shared.scores import brier_loss
-from shared.settings import PROJECT, Settings
+from shared.settings import Settings
 from tests.helpers import NOON
 from tests.shared.spine_rows import own_database
 
 HOUR, DAY = 3600, 86_400
 HORIZONS = (4 * HOUR, 24 * HOUR)
-STEP = 8 * HOUR
-DAYS = 200
+STEP, DAYS = 8 * HOUR, 200
 MOMENTS = to_unix(NOON) - DAYS * DAY + STEP * np.arange(DAYS * DAY // STEP)
 NOW = NOON + timedelta(days=2)
-LLM_MOMENTS = MOMENTS[-240:]
-READ_ABOUT = 60  # of these the first, in the months that the model may have read about
+LLM_MOMENTS, READ_ABOUT = MOMENTS[-240:], 60  # of these the first, in months that the model may have read about
 TREND, VOLATILITY = ("down", "flat", "up"), ("low", "mid", "high")
 
 INSERT_CALL = """
@@ -239,7 +235,7 @@ def test_models_and_prompts_are_scored_apart(stored: tuple[Settings, Callable[[s
 
 
 def test_switches_are_counted_a_day_and_gaps_do_not_count(card: Scorecard, database: Database) -> None:
-    words = ["bear" if p[0] == p[:3].max() else "bull" if p[2] == p[:3].max() else
+    words = ["bear" if p[0] >= 1.5 * p[2] else "bull" if p[2] >= 1.5 * p[0] else
              "volatile" if p[5] == p[3:].max() else "sideways" for p in WORLD.pool]  # fmt: skip
     changes = sum(a != b for a, b in pairwise(words))
     rates = {(one.forecaster, one.horizon_s): one.a_day for one in card.switches}
@@ -397,9 +393,3 @@ def test_fewer_than_ten_scored_calls_say_nothing(database: Database, scored: int
 def test_another_model_or_prompt_has_no_scorecard_yet(database: Database) -> None:
     assert llm_scorecard(database, NOW, NOW, "small", "strategist.v2") == {}
     assert llm_scorecard(database, NOW, NOW, "large", "strategist.v1") == {}
-
-
-def test_who_reads_the_scorecard_for_a_prompt_loads_no_table_and_no_picture() -> None:
-    code = "import sys, meta_controller.scoring; print(*sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert {"rich", "matplotlib", "scipy", "pandas"}.isdisjoint(run.stdout.split())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -31,6 +33,7 @@ from meta_controller.scoring import (
 )
 from shared.rows import FloatArray, IntArray
 from shared.scores import brier_loss, log_loss
+from shared.settings import PROJECT
 
 HOUR = 3600
 Loss = Callable[[FloatArray, IntArray], FloatArray]
@@ -311,3 +314,9 @@ def test_a_call_is_corrected_only_by_what_was_known_before_it() -> None:
     np.testing.assert_array_equal(corrected[:200], recalibrate_as_known(shouted, changed, as_of, as_of + DAY_S)[:200])
     np.testing.assert_allclose(corrected[:5], shouted[:5], atol=1e-12)  # nothing was known
     assert log_loss(corrected, happened)[100:].mean() < log_loss(shouted, happened)[100:].mean()
+
+
+def test_who_reads_the_scorecard_for_a_prompt_loads_no_table_and_no_picture() -> None:
+    code = "import sys, meta_controller.scoring; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert {"rich", "matplotlib", "scipy", "pandas"}.isdisjoint(run.stdout.split())

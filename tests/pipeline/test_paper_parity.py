@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from meta_controller.bounds import MAX_CHANGE
 from policy import backtest, laboratory, run_trader
 from policy.strategies.residual import Residual
 from shared.clock import to_unix
@@ -36,6 +37,10 @@ SYMBOLS, CAPITAL = (A, B), 10_000.0
 HISTORY = 300  # hours before the first decision
 PATHS, STEPS = 2, 40  # of the default suite; the canary's own number is 10 paths of 100 steps
 STARTED = NOON - timedelta(days=2)
+STEERED = {
+    "risk_aversion": (0.5, 3.0), "turnover_penalty": (0.0, 2.0), "target_volatility": (0.2, 0.8),
+    "max_position": (0.1, 0.5),
+}  # fmt: skip
 
 
 @dataclass
@@ -86,19 +91,19 @@ def store_market(market: PaperMarket, seed: int, steps: int) -> list[int]:
 
 
 def store_knowledge(market: PaperMarket, model: SeededModel, instruments: list[int], seed: int, steps: int) -> None:
-    """Embeddings, regimes and a steering that changes each hour."""
+    """Embeddings, regimes and a steering that changes each hour, by up to what an hour may change."""
     rng = np.random.default_rng(seed)
+    steering = {name: float(rng.uniform(*between)) for name, between in STEERED.items()}
     for step in range(steps + 1):
         moment = STARTED + step * HOUR
         insert_embeddings(market, model.encoder_id, instruments, moment)
         for horizon_s in (14_400, 86_400):
             up = float(rng.uniform(0.1, 0.6))
             insert_state(market, moment, horizon_s, p_up=up, p_down=0.7 - up)
-        insert_config(
-            market, moment, risk_aversion=float(rng.uniform(0.5, 3.0)), turnover_penalty=float(rng.uniform(0.0, 2.0)),
-            target_volatility=float(rng.uniform(0.2, 0.8)), max_position=float(rng.uniform(0.1, 0.5)),
-            daily_loss_limit=0.2, max_drawdown=0.5,
-        )  # fmt: skip
+        insert_config(market, moment, **steering, daily_loss_limit=0.2, max_drawdown=0.5)
+        for name, (low, high) in STEERED.items():
+            moved = steering[name] + MAX_CHANGE[name] * float(rng.uniform(-1.0, 1.0))
+            steering[name] = min(max(moved, low), high)
 
 
 def trade_hours(market: PaperMarket, steps: int) -> None:

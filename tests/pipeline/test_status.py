@@ -15,7 +15,9 @@ from shared.alerts import raise_alert
 from shared.clock import to_unix
 from shared.settings import Settings, load_settings
 from tests.helpers import NOON, DatabaseFor, random_candles, store_candles
-from tests.policy.paper_world import DELAY, FIVE, MINUTE, A, B, PaperMarket, at, candles, insert_model
+from tests.policy.paper_world import DELAY, FIVE, MINUTE, A, B, PaperMarket, at, candles, insert_config, insert_model
+from tests.shared.llm_spine_rows import llm_rows
+from tests.shared.spine_rows import insert
 
 SIM_A, SIM_B = "SIM-BTC/USDT", "SIM-ETH/USDT"
 
@@ -36,6 +38,10 @@ def shown(market: PaperMarket, now: datetime, width: int = 80) -> str:
 
 def blocked(market: PaperMarket, now: datetime) -> list[str]:
     return blockers(market.database_for("cli"), market.settings, now)
+
+
+def steered(market: PaperMarket) -> None:
+    insert_config(market, at("12:00"), valid_until=at("20:00"))
 
 
 def trade_once(market: PaperMarket) -> None:
@@ -102,12 +108,14 @@ def test_without_a_wallet_that_is_the_only_blocker(market: PaperMarket) -> None:
 def test_a_wallet_that_may_trade_on_fresh_candles_with_a_model_has_no_blocker(market: PaperMarket) -> None:
     trade_once(market)
     insert_model(market, "policy", insert_model(market, "encoder"))
+    steered(market)
     assert blocked(market, at("12:30")) == []
     assert "nothing" in shown(market, at("12:30")).split("What blocks or limits trading")[1]
 
 
 def test_each_blocker_is_named_with_its_wallet(market: PaperMarket) -> None:
     trade_once(market)
+    steered(market)
     market.wallet("idle", at("12:20"), resume=False, symbols=(A,))
     market.command(at("12:25"), "pause", "main")
     assert blocked(market, at("12:30")) == [
@@ -215,3 +223,33 @@ def test_a_venue_is_shown_as_the_feed_saw_it_last(market: PaperMarket) -> None:
 
 def test_a_service_has_no_next_run(market: PaperMarket) -> None:
     assert "always on" in next(line for line in shown(market, NOON).splitlines() if "run_feed" in line)
+
+
+def test_a_silent_meta_controller_is_a_blocker_and_its_last_word_is_shown(market: PaperMarket) -> None:
+    market.wallet("w", NOON, symbols=(A,))
+    assert "w: nobody has ever steered track live" in " ".join(blocked(market, NOON))
+    steered(market)
+    assert not [line for line in blocked(market, at("19:59")) if "steer" in line or "word" in line]
+    expired = [line for line in blocked(market, at("20:00")) if "word" in line]
+    assert expired == [
+        "w: the last word is of 2024-06-01 12:00, on track live: half exposure, after a day no entries; `make run-meta`"
+    ]
+    text = shown(market, at("20:00"))
+    assert "live  │ 06-01 12:00 │ test" in text
+    assert "EXPIRED" in text
+    assert "LLM" not in text
+
+
+def test_what_the_language_model_costs_and_has_earned_is_shown(market: PaperMarket) -> None:
+    steered(market)
+    meta = market.database_for("meta_controller")
+    market.settings = market.settings.model_copy(update={"openai_base_url": "http://127.0.0.1:1/v1"})
+    model, now = market.settings.llm.model, at("12:30")
+    assert "never asked" in " ".join(shown(market, now).split())
+    ended = {"status": "failed", "error": "too [late]", "cost_usd": "0.002", "ended_at": NOON, "recorded_at": NOON}
+    insert(meta.connection, "llm_calls", llm_rows(1, NOON)["llm_calls"] | {"model": model, "as_of": NOON} | ended)
+    insert(meta.connection, "llm_trust", llm_rows(0, NOON)["llm_trust"] | {"model": model, "weight": 0.2})
+    text = " ".join(shown(market, now).split())
+    assert f"LLM {model} at 127.0.0.1:1, mode shadow: has earned a weight of 0.20 (2024-06-01)" in text
+    assert "call 1 of 06-01 12:00 failed: too [late]" in text
+    assert "spent 0.0020 of 0.01 USD in an hour, 0.0020 of 0.05 USD in a day" in text

@@ -9,7 +9,7 @@ import pytest
 
 from tests.planted.__main__ import grouped, main
 from tests.planted.leak import LeakOutdated
-from tests.planted.leaks import LEAKS, fills, judgement, knowledge, learning, trading
+from tests.planted.leaks import LEAKS, fills, judgement, knowledge, learning, regimes, trading
 from tests.planted.trial import try_leak
 from tests.planted.workbench import PROJECT, Copy, files_of
 
@@ -39,7 +39,7 @@ def test_the_tests_that_should_notice_are_there(name: str) -> None:
 
 
 def test_there_are_more_than_twenty_each_with_a_name_of_its_own() -> None:
-    parts = (fills, trading, knowledge, learning, judgement)
+    parts = (fills, trading, knowledge, learning, judgement, regimes)
     assert sum(len(part.LEAKS) for part in parts) == len(LEAKS) >= 22
 
 
