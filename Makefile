@@ -16,10 +16,11 @@ SPAN = $(call opt,AT,at) $(call opt,FROM,from) $(call opt,TO,to)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check coverage bench lock db-up db-stop db-reset db-url db-psql db-apply-schema \
-        db-apply-schema-host infra-up infra-down backfill run-feed import-csv data-quality exchanges emulator run-meta \
-        run-encoder scorecard assess-llm replay-llm probe-llm import-news import-onchain llm-emulator train-encoder features eval-encoder export-embeddings encoder-upgrade check-encoder retrain analogs train-policy \
-        run-trader run-sender backtest evaluate canaries planted promote wallet pause resume schedule cron-print status \
-        venv-meta venv-encoder venv-policy install-meta install-encoder install-policy
+        db-apply-schema-host infra-up infra-down backfill run-feed import-csv data-quality exchanges emulator \
+        run-meta run-encoder scorecard assess-llm replay-llm probe-llm import-news import-onchain llm-emulator \
+        train-encoder features eval-encoder export-embeddings encoder-upgrade check-encoder retrain analogs \
+        train-policy run-trader run-sender backtest evaluate canaries planted promote wallet pause resume schedule \
+        cron-print status venv-meta venv-encoder venv-policy install-meta install-encoder install-policy
 
 help:  ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-22s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,8 +112,8 @@ probe-llm: $(RUN)  ## does the model read, or recall? mirrored and renamed stati
 import-news: $(RUN)  ## news for the language model, from an RSS, Atom or JSON file: FILE=… [SOURCE=]
 	@$(PY) -m meta_controller.import_news $(FILE) $(call opt,SOURCE,source)
 
-import-onchain: $(RUN)  ## figures of chains, from a CSV file (chain,metric,as_of,value): FILE=… [SOURCE=]
-	@$(PY) -m meta_controller.import_onchain $(FILE) $(call opt,SOURCE,source)
+import-onchain: $(RUN)  ## figures of chains, from a CSV file (chain,metric,as_of,value): FILE=… [SOURCE=] [LAG_HOURS=]
+	@$(PY) -m meta_controller.import_onchain $(FILE) $(call opt,SOURCE,source) $(call opt,LAG_HOURS,lag-hours)
 
 train-policy: $(RUN)  ## train the policy, pathwise then PPO: [FROM=] [TO=] [STEPS=] [PPO_STEPS=] [SEEDS=] [JOBS=2]
 	@$(PY) -m policy.train_policy $(SPAN) $(call opt,STEPS,steps) $(call opt,PPO_STEPS,ppo-steps) $(call opt,SEEDS,seeds) \

@@ -20,7 +20,7 @@ from meta_controller.controller import HORIZONS_S
 from meta_controller.llm_memory import settle_memories
 from meta_controller.trust import DAY_S, Scored, gather, weight
 from shared.alerts import raise_alert
-from shared.clock import Clock, floor_time, to_unix
+from shared.clock import Clock, floor_time, open_clock, to_unix
 from shared.db import Database, load_queries
 from shared.job import Context, Outcome, job, job_parser, run_job_command
 from shared.performance import paired_difference
@@ -40,11 +40,13 @@ class Before:
 
 
 @job("assess_llm")
-def run_once(clock: Clock, database: Database, settings: Settings) -> Outcome:
+def run_once(clock: Clock, database: Database, settings: Settings, recorder: Clock | None = None) -> Outcome:
     """Settles memories, then writes the day's assessment of the configured model and prompt, and an alert where its
-    weight rose or fell by what was found."""
+    weight rose or fell by what was found. ``recorder``: when that is recorded, where ``clock`` tells a past moment;
+    no prompt that was built since may find it when it is built again."""
     now, queries = clock.now(), load_queries("trust")
-    settled = settle_memories(database, now)
+    recorded_at = now if recorder is None else recorder.now()
+    settled = settle_memories(database, recorded_at)
     key: Key = {"as_of": floor_time(now, DAY_S), "model": settings.llm.model, "prompt": settings.llm.prompt}
     name = f"{key['model']} with {key['prompt']}"
     if (was := database.fetch_one(queries["was_assessed"], key)) is not None:
@@ -60,7 +62,7 @@ def run_once(clock: Clock, database: Database, settings: Settings) -> Outcome:
     measured = {column: getattr(evidence, column) for column in ("calls", "days", "e_better", "e_worse", "p_book")}
     found = measured | {"temperature": evidence.temperature, "weight": new, "verdict": verdict}
     with database.transaction():
-        database.execute(queries["insert_trust"], key | found | {"recorded_at": now})
+        database.execute(queries["insert_trust"], key | found | {"recorded_at": recorded_at})
         if settings.llm.mode in ("trusted", "full"):
             _alert(database, now, name, before.weight, new, verdict)
     return Outcome("done", {"memories_settled": settled, **found})
@@ -130,7 +132,8 @@ def _alert(database: Database, now: datetime, name: str, before: float, new: flo
 
 
 def _work(context: Context) -> Outcome:
-    return run_once(context.clock, context.database, context.settings)
+    recorder = open_clock(context.settings.clock_url) if context.arguments.at else None
+    return run_once(context.clock, context.database, context.settings, recorder)
 
 
 def main(argv: list[str] | None = None) -> int:

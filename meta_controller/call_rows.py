@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from meta_controller.controller import HORIZONS_S, TRENDS, VOLATILITIES
 from meta_controller.expert_calls import Fit, FitKey
+from meta_controller.market_index import MarketHistory
 from meta_controller.outcomes import UNKNOWN, Outcomes
 from meta_controller.pool import Track
 from meta_controller.regimes.expert import CLASSES, Calls
@@ -43,6 +44,12 @@ def read_track(database: Database, experts: Sequence[str], first: int, last: int
         as_of, horizon_s, trend, volatility = row
         track.add_outcome(as_of // MICROSECONDS + POSTGRES_EPOCH_S, horizon_s, (trend, volatility))
     return track
+
+
+def read_expert(database: Database, expert: str, first: int, last: int) -> tuple[list[int], Calls]:
+    """One expert's calls in [first, last] (Unix seconds): moments, and [moments, horizons, CLASSES]."""
+    params = {"expert": expert, "first": from_unix(first), "last": from_unix(last)}
+    return laid_out(read_records(database, load_queries("meta_controller")["read_calls"], params, SENT_CALL))
 
 
 def add_sent_calls(track: Track, sent: Mapping[str, NDArray[Any]]) -> None:
@@ -81,15 +88,16 @@ def call_rows(expert: str, as_of: Sequence[int], calls: Calls, recorded_at: date
                 yield (expert, moment, horizon_s, *six, None, False, moment, recorded_at)
 
 
-def outcome_rows(found: Outcomes, as_of: IntArray, horizon_s: int, wanted: Sequence[int]) -> Iterator[OutcomeRow]:
+def outcome_rows(
+    found: Outcomes, history: MarketHistory, horizon_s: int, wanted: Sequence[int]
+) -> Iterator[OutcomeRow]:
     """The rows of copy_outcomes but for recorded_at, of those of the ``wanted`` moments whose outcome is known."""
-    at = {int(t): i for i, t in enumerate(as_of.tolist())}
-    for t in wanted:
-        i = at.get(t)
-        if i is not None and UNKNOWN not in (found.trend[i], found.volatility[i]):
+    passes_s = history.bars(horizon_s) * history.timeframe_s  # a bar may be longer than the horizon
+    for t, i in history.rows_of(wanted).items():
+        if UNKNOWN not in (found.trend[i], found.volatility[i]):
             yield (from_unix(t), horizon_s, TRENDS[found.trend[i]], VOLATILITIES[found.volatility[i]],
                    float(found.log_return[i]), float(found.realised[i]), float(found.t_statistic[i]),
-                   float(found.efficiency[i]), from_unix(t + horizon_s))  # fmt: skip
+                   float(found.efficiency[i]), from_unix(t + passes_s))  # fmt: skip
 
 
 def copy_in(database: Database, query: str, rows: Sequence[tuple[Any, ...]]) -> None:

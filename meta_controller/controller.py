@@ -18,7 +18,9 @@ VOLATILITIES: tuple[Volatility, ...] = ("low", "mid", "high")
 
 SHORT_HORIZON_S = 4 * 3600
 LONG_HORIZON_S = 24 * 3600  # the horizon that steers
-LEANING = 1.5  # odds of up against down, or down against up, that name a trend
+# Odds of up against down, or the reverse, as a multiple of the usual ones, that name a trend. On BTC and ETH of 2019 to
+# 2021 the pool leans so far up in 15 of 100 hours and so far down in 5.
+LEANING = 1.15
 HORIZONS_S = (SHORT_HORIZON_S, LONG_HORIZON_S)
 
 
@@ -35,6 +37,7 @@ class HorizonCall:
     p_vol_high: float
     conviction: float
     reasons: str
+    usual_odds: float = 1.0  # of up against down, of this forecaster in the months before
 
     @property
     def trend(self) -> Trend:
@@ -49,19 +52,22 @@ class HorizonCall:
         """Follows from the probabilities by a fixed precedence: a trend names the regime, then high volatility.
 
         Most days move nowhere, so an honest forecast has flat as its likeliest class nearly always. What names a trend
-        is which way it goes if it goes: one of the two at least 1.5 times as likely as the other.
+        is which way it goes if it goes: the odds of up against down, as a multiple of those that were usual.
         """
-        if max(self.p_up, self.p_down) >= LEANING * min(self.p_up, self.p_down):
-            return "bear" if self.p_down > self.p_up else "bull"
+        down = self.p_down * self.usual_odds
+        if self.p_up > 0 and self.p_up >= LEANING * down:
+            return "bull"
+        if down > 0 and down >= LEANING * self.p_up:
+            return "bear"
         return "volatile" if self.volatility == "high" else "sideways"
 
 
-def call_of(horizon_s: int, probabilities: Sequence[float], reasons: str) -> HorizonCall:
+def call_of(horizon_s: int, probabilities: Sequence[float], reasons: str, usual_odds: float = 1.0) -> HorizonCall:
     """The call that six probabilities make (down, flat, up, low, mid, high). Its conviction is p_up - p_down, as far
     as the trend is certain at all: 0 for a third each, 1 for a sure rise."""
     down, flat, up, low, mid, high = probabilities
     certainty = (3.0 * max(down, flat, up) - 1.0) / 2.0
-    return HorizonCall(horizon_s, down, flat, up, low, mid, high, (up - down) * certainty, reasons)
+    return HorizonCall(horizon_s, down, flat, up, low, mid, high, (up - down) * certainty, reasons, usual_odds)
 
 
 def _most_likely(*probabilities: float) -> int:

@@ -47,6 +47,7 @@ __all__ = [
     "ToolError",
     "ask",
     "embed",
+    "embedding_request",
     "endpoint_of",
     "first_request",
     "read_message",
@@ -352,11 +353,15 @@ def embed(endpoint: Endpoint, model: str, text: str, dimensions: int, timeout_s:
     """
     from meta_controller.llm_http import Line
 
-    body = {"model": model, "input": text, "dimensions": dimensions, "encoding_format": "float"}
     with Line(endpoint.url, endpoint.api_key) as line:
-        reply = line.embeddings(body, timeout_s)
+        reply = line.embeddings(embedding_request(model, text, dimensions), timeout_s)
     found = _vector(reply.body, dimensions) if reply.status == 200 else reply.error or _told(reply.status, reply.body)
     return without_key(f"{endpoint.host} {found}", endpoint.api_key) if isinstance(found, str) else found
+
+
+def embedding_request(model: str, text: str, dimensions: int) -> Body:
+    """What ``embed`` sends."""
+    return {"model": model, "input": text, "dimensions": dimensions, "encoding_format": "float"}
 
 
 def _vector(body: str, dimensions: int) -> list[float] | str:

@@ -45,10 +45,12 @@ class Prompt:
 def prompt_inputs(
     database: Database, settings: Settings, as_of: datetime, recorded_by: datetime, embedder: str = LOCAL
 ) -> PromptInputs:
-    """What the settings, the prompt's file and the active encoder say now. ``embedder``: the text embedder in use."""
-    moment = {"as_of": as_of, "recorded_by": recorded_by}
-    encoder = database.fetch_one(load_queries("memory")["active_encoder"], moment)
+    """What the settings and the prompt's file say now, and the active encoder where it has seen the moment.
+    ``embedder``: the text embedder in use."""
     universe, llm = settings.universe, settings.llm
+    series = {"venue": universe.venue, "symbols": list(universe.symbols), "timeframe_s": universe.decision_timeframe_s}
+    moment = {"as_of": as_of, "recorded_by": recorded_by}
+    encoder = database.fetch_one(load_queries("llm_prompt")["encoder_of_moment"], series | moment)
     return PromptInputs(
         venue=universe.venue, symbols=universe.symbols, timeframe_s=universe.decision_timeframe_s,
         prompt=llm.prompt, prompt_file_sha256=digest(read_prompt_file(llm.prompt)), anonymous=llm.anonymous,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,11 @@ class Endpoint:
     def host(self) -> str:
         """Host and port, for records."""
         return urlsplit(self.url).netloc.rpartition("@")[2]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine."""
+        return urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +114,12 @@ def compact(value: Any, allow_nan: bool = True) -> str:
 
 
 def without_key(text: str, api_key: str) -> str:
-    """The text with the key struck out, if an endpoint quotes it."""
-    return text.replace(api_key, "[key]") if len(api_key) >= SECRET_LENGTH else text
+    """The text with the key struck out, if an endpoint quotes it: plainly, or in JSON's escapes, however often they
+    were escaped again (a text in a body may be JSON itself)."""
+    if len(api_key) < SECRET_LENGTH:
+        return text
+    letters = (rf"(?:\\{{0,8}}{re.escape(c)}|\\{{1,8}}u{ord(c):04x})" for c in api_key)
+    return re.sub("".join(letters), "[key]", text, flags=re.IGNORECASE)
 
 
 def token_bound(text: str) -> int:

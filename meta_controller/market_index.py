@@ -57,6 +57,11 @@ class MarketHistory:
         """How many bars a span is, at least one."""
         return max(1, seconds // self.timeframe_s)
 
+    def rows_of(self, moments: Sequence[int]) -> dict[int, int]:
+        """The row of each of those of ``moments`` that a bar closes at."""
+        rows = {t: divmod(t - self.first, self.timeframe_s) for t in moments}
+        return {t: row for t, (row, rest) in rows.items() if rest == 0 and 0 <= row < len(self)}
+
     def upto(self, as_of: int) -> MarketHistory:
         """The bars that close at or before ``as_of``."""
         end = max(0, (as_of - self.first) // self.timeframe_s + 1)
@@ -87,6 +92,15 @@ class Grid:
             close[row, at] = candles.close[inside]
             variance[row, at] = np.log(candles.high[inside] / candles.low[inside]) ** 2 / (4.0 * np.log(2.0))
         return Grid(first, timeframe_s, close, variance)
+
+    def closes(self, instruments: Sequence[int], whole: bool) -> IntArray:
+        """When the bars that any of ``instruments`` (rows) has close, Unix seconds in order; with ``whole`` the newest
+        of them only where all have it, for the others' candles may be on their way."""
+        there = ~np.isnan(self.close[list(instruments)])
+        columns = np.flatnonzero(there.any(axis=0))
+        if whole and len(columns) and not there[:, columns[-1]].all():
+            columns = columns[:-1]
+        return self.first + self.timeframe_s * columns
 
 
 def block_start(as_of: int) -> int:

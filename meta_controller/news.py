@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from meta_controller import llm
 from meta_controller.llm_answer import BadAnswer, NewsAnswer, answer_json, news_schema, parse_news
@@ -129,16 +128,12 @@ class _Desk:
 
     def _new_call(self, item: Item, question: llm.Question) -> NewCall:
         tokens_in, tokens_out = llm.worst_case_tokens(question)
-        request: dict[str, Any] = {
-            "messages": list(question.messages), "schema": question.schema,
-            "max_output_tokens": question.max_output_tokens, "answer_format": question.answer_format,
-        }  # fmt: skip
         return NewCall(
             purpose="news", as_of=self.as_of, model=self.endpoint.model, endpoint=self.endpoint.host, prompt=PROMPT,
             prompt_sha256=messages_sha256(question.messages),
             inputs={"prompt_file_sha256": digest(self.system), "answer_format": question.answer_format},
-            request=request, statistics={"item_id": item.id}, memory_ids=(), config_before_id=None,
-            tokens_in=tokens_in, tokens_out=tokens_out,
+            request=llm.first_request(self.endpoint, question), statistics={"item_id": item.id}, memory_ids=(),
+            config_before_id=None, tokens_in=tokens_in, tokens_out=tokens_out,
         )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from shared.job import JobError
 
 MOST_BYTES = 32 * 1024 * 1024
 MOST_DEPTH = 100  # of nested elements
+ROOTS = ("rss", "feed", "RDF")  # of RSS 2.0, Atom, RSS 1.0
 LONGEST_TITLE, LONGEST_BODY, LONGEST_SOURCE = 500, 4000, 100  # characters, as the table has them
 LONGEST_RAW = 12_000  # characters of one field that are looked at
 TAG = re.compile(r"<[!/?]?[A-Za-z!-][^<>]*>")  # a tag, a comment; "a < b" is none. Linear in the text
@@ -153,6 +154,8 @@ class _Feed:
 
     def start(self, name: str, _: dict[str, str]) -> None:
         self._path.append(name.rpartition(" ")[2])
+        if len(self._path) == 1 and self._path[0] not in ROOTS:
+            raise NewsFileRefused("it begins as no feed does (rss, feed or RDF): is it a web page?")
         if len(self._path) > MOST_DEPTH:
             raise NewsFileRefused(f"elements are nested deeper than {MOST_DEPTH}")
         if not self._item_depth and self._path[-1] in ("item", "entry"):

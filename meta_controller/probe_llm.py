@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from meta_controller.llm import Conversation, Endpoint, Question, ask, endpoint_of, worst_case_tokens
+from meta_controller.llm import Conversation, Endpoint, Question, ask, endpoint_of, first_request, worst_case_tokens
 from meta_controller.llm_answer import Answer, BadAnswer, answer_json, answer_schema, parse_answer, to_proposal
 from meta_controller.llm_prompt import Prompt, build, messages_of, messages_sha256, prompt_inputs
 from meta_controller.llm_record import BudgetRefused, NewCall, close_call, open_call
 from meta_controller.market_index import ShortHistory
 from meta_controller.statistics_mirror import mirrored, renamed
-from shared.clock import Clock, floor_time
+from shared.clock import Clock, floor_time, open_clock
 from shared.db import Database
 from shared.job import Context, JobError, Outcome, UsageError, job_parser, run_job_command
 from shared.settings import Settings
@@ -139,7 +139,7 @@ def _answer(
     call = NewCall(
         purpose="probe", as_of=as_of, model=endpoint.model, endpoint=endpoint.host, prompt=prompt.inputs.prompt,
         prompt_sha256=messages_sha256(messages), inputs=prompt.inputs.model_dump(mode="json") | {"variant": variant},
-        request={"messages": list(messages), "answer_format": llm.answer_format}, statistics=statistics,
+        request=first_request(endpoint, question), statistics=statistics,
         memory_ids=prompt.memory_ids, config_before_id=None, tokens_in=tokens_in, tokens_out=tokens_out,
     )  # fmt: skip
     call_id = open_call(database, llm, call, clock.now())
@@ -184,9 +184,16 @@ def _work(context: Context) -> Outcome:
     asked = context.arguments
     if asked.hours < 1 or asked.every < 1:
         raise UsageError("--hours and --every are at least 1")
+    if context.settings.clock_url and not endpoint.is_local:
+        raise UsageError(
+            f"{endpoint.host} is not on this machine and would be paid by an emulator's clock, which may run fast: "
+            "unset CLOCK_URL"
+        )
     last = floor_time(context.clock.now(), context.settings.universe.decision_timeframe_s)
     moments = [last - timedelta(hours=n) for n in range(0, asked.hours, asked.every)]
-    found = probe(context.clock, context.database, context.settings, endpoint, moments)
+    # What is asked about the past is paid today.
+    clock = open_clock(context.settings.clock_url) if asked.at else context.clock
+    found = probe(clock, context.database, context.settings, endpoint, moments)
     print(report(found))
     if found.missed:
         raise JobError("; ".join(found.missed))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from meta_controller.call_rows import OutcomeRow, outcome_rows, read_fits, read_track
+from meta_controller.call_rows import OutcomeRow, outcome_rows, read_expert, read_fits, read_track
 from meta_controller.controller import HORIZONS_S, HorizonCall, call_of
 from meta_controller.expert_calls import Fit, Fits, blocks, call_block
 from meta_controller.market_index import (
@@ -27,6 +27,8 @@ from meta_controller.pool import REACH_S as POOL_REACH_S
 from meta_controller.pool import Track, told
 from meta_controller.regimes import EXPERTS
 from meta_controller.regimes.expert import FIT_S, Calls, Expert
+from meta_controller.usual_odds import REACH_S as ODDS_REACH_S
+from meta_controller.usual_odds import UsualOdds
 from shared.db import Database
 from shared.market_data import find_instruments, read_candles
 from shared.rows import FloatArray
@@ -49,25 +51,35 @@ class RegimeRun:
     new_fits: list[Fit] = field(default_factory=list)
     new_outcomes: list[OutcomeRow] = field(default_factory=list)
     instruments: dict[int, int] = field(default_factory=dict)  # in the index, by moment
+    odds: dict[int, UsualOdds] = field(default_factory=dict)  # the pool's, by horizon
+    made: dict[int, FloatArray] = field(default_factory=dict)  # what was pooled, by moment
 
     def weights(self, as_of: int, horizon_s: int) -> FloatArray:
         return self.track.weights(as_of, horizon_s)
 
     def pooled(self, as_of: int) -> FloatArray:
         """[horizons, CLASSES]"""
-        return self.track.pooled(as_of)
+        if as_of not in self.made:
+            self.made[as_of] = self.track.pooled(as_of)
+        return self.made[as_of]
+
+    def usual_odds(self, as_of: int, horizon_s: int) -> float:
+        """Of up against down, of the pool before ``as_of``."""
+        return self.odds[horizon_s].before(as_of)
 
     def calls(self, as_of: int) -> tuple[HorizonCall, ...]:
         """The pool's, one a horizon."""
         return tuple(
-            call_of(horizon_s, six.tolist(), self._reasons(as_of, horizon_s))
+            call_of(horizon_s, six.tolist(), self._reasons(as_of, horizon_s, six), self.usual_odds(as_of, horizon_s))
             for horizon_s, six in zip(HORIZONS_S, self.pooled(as_of), strict=True)
         )
 
-    def _reasons(self, as_of: int, horizon_s: int) -> str:
+    def _reasons(self, as_of: int, horizon_s: int, six: FloatArray) -> str:
         rounds = self.track.scored_rounds(as_of, horizon_s)
         weights = told(self.track.experts, self.weights(as_of, horizon_s))
-        return f"pool of experts weighed by {rounds} scored rounds: {weights}" if rounds else f"equal pool: {weights}"
+        how = f"pool of experts weighed by {rounds} scored rounds" if rounds else "equal pool"
+        leaning = six[2] / six[0] / self.usual_odds(as_of, horizon_s)
+        return f"up against down {leaning:.2f} times as likely as usual; {how}: {weights}"
 
     def new_calls(self) -> Mapping[str, tuple[list[int], Calls]]:
         """By expert, the pool among them, the moments whose calls are not stored yet and [moments, horizons, six]."""
@@ -98,7 +110,18 @@ def read_regimes(
         _call(run, grid, start, begin, end, fits, experts)
     run.new_fits = fits.new
     _find_outcomes(run, grid, _waiting(track, first, last), last)
+    _find_odds(database, run, first, last)
     return run
+
+
+def _find_odds(database: Database, run: RegimeRun, first: int, last: int) -> None:
+    """The odds that the pool gave before the span, as stored, and in it."""
+    run.odds = {horizon_s: UsualOdds() for horizon_s in HORIZONS_S}
+    moments, stored = read_expert(database, POOL, first - ODDS_REACH_S, last)
+    for t, both in (*zip(moments, stored, strict=True), *((t, run.pooled(t)) for t in run.called)):
+        for horizon_s, six in zip(HORIZONS_S, both, strict=True):
+            if six[0] > 0:  # not NaN: a horizon that was called
+                run.odds[horizon_s].add(t, float(six[0]), float(six[2]))
 
 
 def _waiting(track: Track, first: int, last: int) -> dict[int, list[int]]:
@@ -154,15 +177,24 @@ def _find_outcomes(run: RegimeRun, grid: Grid, waiting: Mapping[int, Sequence[in
     """The outcomes that are known by ``last`` and were not stored, each by the index of its own moment's block."""
     for horizon_s, moments in waiting.items():
         for start in sorted({block_start(t) for t in moments}):
-            mine = [t for t in moments if block_start(t) == start]
             try:
-                history = index_history(grid, start, min(start + BLOCK_S + horizon_s, last))
+                history = index_history(grid, start, min(start + BLOCK_S + max(horizon_s, run.timeframe_s), last))
             except ShortHistory:
                 continue
+            mine = _happened(grid, history, horizon_s, [t for t in moments if block_start(t) == start])
             found = outcomes(history, horizon_s)
-            for row in outcome_rows(found, history.as_of, horizon_s, mine):
-                run.new_outcomes.append(row)
-            as_of = history.as_of
-            for t in mine:
-                i = int((t - as_of[0]) // run.timeframe_s)
+            run.new_outcomes += outcome_rows(found, history, horizon_s, mine)
+            for t, i in history.rows_of(mine).items():
                 run.track.add_outcome(t, horizon_s, (int(found.trend[i]), int(found.volatility[i])))
+
+
+def _happened(grid: Grid, history: MarketHistory, horizon_s: int, moments: Sequence[int]) -> list[int]:
+    """Those of ``moments`` whose horizon is over by the candles, not by the clock: its last bar is there or, within
+    LATE_S, a later one, and half of its bars are. Candles that are late or lost are no market at rest."""
+    h = history.bars(horizon_s)
+    # The pool weighs by an outcome a bar after its last or later, but at once where a bar is longer than the horizon.
+    closes = grid.closes(history.instruments, whole=horizon_s >= history.timeframe_s)
+    begin, over = (np.array(moments, np.int64) + seconds for seconds in (0, h * history.timeframe_s))
+    known = np.append(closes, np.iinfo(np.int64).max)[np.searchsorted(closes, over)] <= begin + LATE_S
+    counted = np.searchsorted(closes, over, "right") - np.searchsorted(closes, begin, "right")
+    return [t for t, there in zip(moments, (known & (2 * counted >= h)).tolist(), strict=True) if there]

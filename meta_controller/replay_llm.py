@@ -1,5 +1,5 @@
-"""Replays stored calls of the language model: the stored answer, read again, is the stored one; the prompt, built again
-from rows recorded by the call, has the stored hash.
+"""Replays stored calls of the language model: the stored answer, read and judged again, is the stored one and gave the
+stored steering; the prompt, built again from rows recorded by the call, has the stored hash.
 
 Input: llm_calls and all that prompts are built from. Output: lines for people.
 ``python -m meta_controller.replay_llm --id N | --all [--answers-only]``; exit 0: identical, 1: not.
@@ -17,14 +17,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from meta_controller.llm_answer import BadAnswer, answer_json, parse_answer
+from meta_controller.bounds import BOUNDS, CHANGE_TOLERANCE
+from meta_controller.controller import Steering
+from meta_controller.llm_answer import BadAnswer, answer_json, parse_answer, to_proposal
 from meta_controller.llm_message import read_message
 from meta_controller.llm_prompt import PromptChanged, PromptInputs, build
 from meta_controller.llm_record import LONGEST_ERROR
 from meta_controller.market_index import ShortHistory
+from meta_controller.statistics_view import View
+from meta_controller.strategist import objections
 from shared.db import Database, load_queries
 from shared.errors import SextantError
 from shared.job import Context, JobError, Outcome, UsageError, run_job_command
+from shared.settings import RiskSettings
 
 PAGE = 200  # calls read at once
 Call = dict[str, Any]
@@ -62,6 +67,43 @@ def check_answer(call: Call) -> Check:
     return Check(call["id"], "answer", True, "identical" if answer else "identical: rejected for the same reason")
 
 
+def check_verdict(database: Database, call: Call) -> Check | None:
+    """An answer of the right shape, judged again by the limits and the steering of then: rejected for the same reasons,
+    or the steering that came of it is the answer's. None where that is so."""
+    inputs = PromptInputs.model_validate(call["inputs"])
+    text = final_text(call["responses"])
+    assert text is not None, "check_answer comes first"
+    proposal = to_proposal(parse_answer(text, inputs.strategies))
+    risk = RiskSettings().model_copy(update=inputs.limits)
+    said = objections(proposal, risk, _steering_before(database, call))
+    error = "; ".join(said)[:LONGEST_ERROR] or None
+    if error != call["error"]:
+        return Check(call["id"], "answer", False, f"was rejected because {call['error']!r}, now because {error!r}")
+    if (came := call["config_after_id"]) is None:
+        return None
+    row = database.fetch_one(load_queries("llm_prompt")["config_of_call"], {"id": came})
+    if row is not None and _is_near(Steering(**row), proposal.steering):
+        return None
+    return Check(call["id"], "answer", False, f"is not the steering that came of it (policy_config {came})")
+
+
+def _steering_before(database: Database, call: Call) -> tuple[Steering, float] | None:
+    """As meta_controller.steering.Past.before, from rows recorded by the call."""
+    for row in View(database, call["as_of"], call["recorded_at"]).fetch("steering_before"):
+        if row.pop("track") == "llm":
+            hours = (call["as_of"] - row.pop("as_of")).total_seconds() / 3600
+            return Steering(**row), hours
+    return None
+
+
+def _is_near(one: Steering, other: Steering) -> bool:
+    """Equal but for what is cut off a change that exceeds its hour's by rounding."""
+    numbers = [(getattr(one, name), getattr(other, name)) for name in BOUNDS]
+    names = one.strategy_weights.keys() | other.strategy_weights.keys()
+    numbers += [(one.strategy_weights.get(name, 0.0), other.strategy_weights.get(name, 0.0)) for name in names]
+    return one.pause == other.pause and all(abs(a - b) <= 2 * CHANGE_TOLERANCE for a, b in numbers)
+
+
 def final_text(responses: str | None) -> str | None:
     """The text of the last of the stored responses, a JSON list of raw bodies; None where there is none."""
     try:
@@ -93,7 +135,17 @@ def _differences(stored: dict[str, Any], built: dict[str, Any]) -> str:
 
 
 def checks(database: Database, call: Call, answers_only: bool = False) -> list[Check]:
-    return [check_answer(call)] + ([] if answers_only else [check_prompt(database, call)])
+    answer = check_answer(call)
+    if answer.same and call["answer"] is not None:
+        answer = _verdict(database, call) or answer
+    return [answer] + ([] if answers_only else [check_prompt(database, call)])
+
+
+def _verdict(database: Database, call: Call) -> Check | None:
+    try:
+        return check_verdict(database, call)
+    except ValidationError as error:
+        return Check(call["id"], "answer", False, f"its inputs cannot be read by this version: {error}")
 
 
 def read_call(database: Database, call_id: int) -> Call:

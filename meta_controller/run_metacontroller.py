@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 from psycopg.types.json import Jsonb
 
@@ -24,15 +23,15 @@ from meta_controller.llm import Endpoint, endpoint_of
 from meta_controller.market_index import NoCall, ShortHistory
 from meta_controller.regime_run import RegimeRun, read_regimes
 from meta_controller.steering import Past
-from meta_controller.strategist import Consultation, consult
+from meta_controller.strategist import Consultation, DatabaseRefused, consult
 from meta_controller.tracks import TrackRows, llm_rows, rule_rows
 from shared.alerts import raise_alert
 from shared.clock import Clock, floor_time, from_unix, to_unix
-from shared.db import Database, DatabaseError, load_queries
+from shared.db import Database, load_queries
 from shared.job import Context, JobError, Outcome, UsageError, job, job_parser, run_job_command
 from shared.market_data import UnknownInstrument
 from shared.rows import MarketState, PolicyConfig
-from shared.settings import Settings
+from shared.settings import Settings, SettingsError
 
 log = logging.getLogger("sextant.metacontroller")
 Span = tuple[datetime, datetime]
@@ -91,12 +90,14 @@ def _ask(
         return {}
     try:
         consultation = consult(clock, database, settings, endpoint, from_unix(as_of), past, run)
-    except DatabaseError:
-        raise
     except Exception as error:  # whatever a model's answer can break, the live track keeps its row
         log.exception("asking the LLM failed")
-        raise_alert(database, clock.now(), "warning", "llm-failed", f"asking the LLM failed: {error!r}")
+        what = str(error) if isinstance(error, DatabaseRefused) else type(error).__name__  # others may quote the model
+        told = f"asking the LLM failed: {what}; the job's log says where"
+        raise_alert(database, clock.now(), "warning", "llm-failed", told)
         consultation = Consultation(f"asking failed: {type(error).__name__}")
+    if consultation.call_id is None:
+        log.warning("the LLM was not asked", extra={"reason": consultation.reason})
     rows = TrackRows()
     llm_rows(rows, run, past, as_of, settings, consultation)
     now = clock.now()
@@ -153,12 +154,17 @@ def _outcome(written: dict[str, int], called: int, skipped: Sequence[NoCall]) ->
 def _endpoint(context: Context) -> Endpoint | None:
     """The language model, where one is configured and the question is about the present. By an emulator's clock, which
     may run fast, only one on this machine is asked: the caps on cost count hours."""
-    endpoint = None if context.arguments.at or context.settings.llm.mode == "off" else endpoint_of(context.settings)
-    return None if endpoint and context.settings.clock_url and not _is_local(endpoint) else endpoint
-
-
-def _is_local(endpoint: Endpoint) -> bool:
-    return urlsplit(endpoint.url).hostname in ("127.0.0.1", "localhost", "::1")
+    if context.arguments.at or context.settings.llm.mode == "off":
+        return None
+    try:
+        endpoint = endpoint_of(context.settings)
+    except (
+        SettingsError
+    ) as error:  # a key copied badly must not cost the steering: the rules go on, and a person is told
+        log.error(str(error))
+        raise_alert(context.database, context.clock.now(), "warning", "llm-settings", f"the LLM is not asked: {error}")
+        return None
+    return None if endpoint and context.settings.clock_url and not endpoint.is_local else endpoint
 
 
 def _work(context: Context) -> Outcome:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from meta_controller.controller import LONG_HORIZON_S, VOLATILITIES, HorizonCall
+from meta_controller.controller import LONG_HORIZON_S, VOLATILITIES, call_of
 from meta_controller.scored_rows import (
     AXES,
     BEGINNING,
@@ -50,9 +50,10 @@ from meta_controller.scoring import (
     reliability,
     scores_of,
 )
+from meta_controller.usual_odds import LEAST_S, REACH_S
 from shared.clock import from_unix
 from shared.db import Database
-from shared.job import Context, Outcome, UsageError, job_parser, run_job_command
+from shared.job import Context, JobError, Outcome, UsageError, job_parser, run_job_command
 from shared.rows import FloatArray, IntArray
 from shared.scores import brier_loss
 
@@ -64,6 +65,8 @@ REGIMES = ("bull", "bear", "sideways", "volatile")
 NOTHING = ("no call has an outcome yet: a call is scored when its horizon has passed. `make run-meta FROM=… TO=…` "
            "calls a past span and stores what followed; live, the first scores come after four hours")  # fmt: skip
 WIDTHS = (80, 160)
+
+TINY = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +239,17 @@ def _switches(book: Book, shown: Sequence[Forecaster]) -> Iterator[Switches]:
 
 
 def regimes(calls: Calls, horizon_s: int) -> list[str]:
-    """The word for each call [n], as the controller would say it."""
-    return [HorizonCall(horizon_s, a, b, c, d, e, f, 0.0, "").regime for a, b, c, d, e, f in calls.p.tolist()]
+    """The word for each call [n], as the controller would say it: by the odds that were usual in these calls."""
+    trend = np.maximum(calls.p[:, :3], TINY)  # a language model may be sure
+    moments, logs = calls.as_of, np.log(trend[:, 2] / trend[:, 0])
+    sums = np.concatenate([[0.0], np.cumsum(logs)])
+    end = np.arange(len(moments))
+    first = np.searchsorted(moments, moments - REACH_S)
+    long_enough = (end > first) & (moments[np.minimum(first, len(moments) - 1)] <= moments - LEAST_S)
+    usual = np.where(long_enough, np.exp((sums[end] - sums[first]) / np.maximum(end - first, 1)), 1.0)
+    return [
+        call_of(horizon_s, six, "", odds).regime for six, odds in zip(calls.p.tolist(), usual.tolist(), strict=True)
+    ]
 
 
 def _separation(calls_by_horizon: Mapping[int, Calls], past: Mapping[int, Happened]) -> Iterator[Separation]:
@@ -284,12 +296,14 @@ def _work(context: Context) -> Outcome:
         print(json.dumps({"panels": [], "reason": NOTHING}) if asked.json else NOTHING)
         return Outcome("nothing", {"reason": "no call has an outcome yet"})
     path = asked.png or context.settings.home_path / "reports" / f"scorecard-{card.last:%Y%m%dT%H%M}.png"
-    write_plot(card, path)
-    if asked.json:
-        print(as_json(card))
-    else:
-        width = min(max(shutil.get_terminal_size((120, 24)).columns, WIDTHS[0]), WIDTHS[1])
-        print(f"{as_text(card, width)}\npicture: {path}")
+    width = min(max(shutil.get_terminal_size((120, 24)).columns, WIDTHS[0]), WIDTHS[1])
+    print(as_json(card) if asked.json else as_text(card, width))
+    try:
+        write_plot(card, path)
+    except OSError as error:
+        raise JobError(f"the picture cannot be written to {path}: {error.strerror}; name a file by --png") from None
+    if not asked.json:
+        print(f"picture: {path}")
     return Outcome("done", {"picture": str(path)})
 
 

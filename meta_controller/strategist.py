@@ -1,7 +1,7 @@
 """Asks the language model about one moment: reads the news, builds the prompt, reserves the cost, asks, and checks.
 
-Whatever goes wrong on the way is a reason in words; nothing raises but the database. What comes out is a proposal
-within every bound, or the reason why there is none.
+Whatever goes wrong on the way is a reason in words; nothing raises but what the database refuses. What comes out is a
+proposal within every bound, or the reason why there is none.
 """
 
 from __future__ import annotations
@@ -26,21 +26,26 @@ from meta_controller.llm_tools import read_only_tools
 from meta_controller.market_index import ShortHistory
 from meta_controller.news import reduce_news
 from meta_controller.regime_run import RegimeRun
+from meta_controller.regimes.expert import FLOOR
 from meta_controller.scoring import recalibrate
 from meta_controller.steering import Past
 from meta_controller.text_embedding import LOCAL, prepare_embedding
 from meta_controller.trust_rows import newest_trust
 from shared.clock import Clock, Timer, to_unix
-from shared.db import Database, load_queries
+from shared.db import Database, DatabaseError, load_queries
 from shared.errors import SextantError
 from shared.market_data import read_records
 from shared.rows import FloatArray
-from shared.settings import LlmSettings, Settings
+from shared.settings import LlmSettings, RiskSettings, Settings
 
 log = logging.getLogger("sextant.strategist")
 NEWS_SHARE = 1 / 3  # of the time there is
 EMBEDDING_SHARE = 1 / 3  # of what is left then
 AFTER_CUTOFF = timedelta(days=30)  # until then a model may have read about a time
+
+
+class DatabaseRefused(SextantError):
+    """A statement on the way failed. In our words: the server's quote what it was given, an answer or news perhaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,26 @@ def consult(
     past: Past,
     run: RegimeRun,
 ) -> Consultation:
-    """Asks about ``as_of`` once, within settings.llm.timeout_s, within the caps on cost."""
+    """Asks about ``as_of`` once, within settings.llm.timeout_s, within the caps on cost.
+
+    DatabaseRefused for a statement that fails: what the rules say can be written all the same, if there is a database.
+    """
+    try:
+        return _consult(clock, database, settings, endpoint, as_of, past, run)
+    except DatabaseError as error:
+        about = ", ".join(filter(None, (type(error).__name__, error.sqlstate, error.diag.constraint_name)))
+        raise DatabaseRefused(f"a statement failed: {about}") from None
+
+
+def _consult(
+    clock: Clock,
+    database: Database,
+    settings: Settings,
+    endpoint: Endpoint,
+    as_of: datetime,
+    past: Past,
+    run: RegimeRun,
+) -> Consultation:
     timer = Timer()
     deadline = timer.monotonic() + settings.llm.timeout_s
     reduce_news(database, settings, endpoint, clock, as_of, deadline_s=settings.llm.timeout_s * NEWS_SHARE)
@@ -133,17 +157,15 @@ def judge(
     except BadAnswer as error:
         return None, None, str(error)
     proposal = to_proposal(answer)
-    problems = [
-        *check(proposal),
-        *check_operator(proposal.steering, settings.risk),
-        *_jerk(proposal.steering, past, as_of),
-    ]
+    problems = objections(proposal, settings.risk, past.before("llm", as_of))
     return (answer, None, "; ".join(problems)) if problems else (answer, proposal, None)
 
 
-def _jerk(steering: Steering, past: Past, as_of: datetime) -> list[str]:
-    before = past.before("llm", as_of)
-    return [] if before is None else check_change(before[0], steering, before[1])
+def objections(proposal: Proposal, risk: RiskSettings, before: tuple[Steering, float] | None) -> list[str]:
+    """Why an answer of the right shape does not count, as sentences. ``before``: the track's newest steering of at
+    least an hour before, and how many hours before."""
+    jerks = [] if before is None else check_change(before[0], proposal.steering, before[1])
+    return [*check(proposal), *check_operator(proposal.steering, risk), *jerks]
 
 
 def _status(conversation: Conversation, problem: str | None) -> Any:
@@ -213,6 +235,11 @@ def _recalibrated(six: FloatArray, temperature: float) -> FloatArray:
     return np.concatenate([recalibrate(six[..., :3], temperature), recalibrate(six[..., 3:], temperature)], axis=-1)
 
 
+def _floored(six: FloatArray) -> FloatArray:
+    """As every expert's calls are before they are pooled: a 0 would silence all others."""
+    return np.asarray(FLOOR + (1.0 - 3.0 * FLOOR) * six)
+
+
 def _six(call: HorizonCall) -> Sequence[float]:
     return call.p_down, call.p_flat, call.p_up, call.p_vol_low, call.p_vol_mid, call.p_vol_high
 
@@ -230,11 +257,13 @@ def _pool_with(
     params = {"model": llm.model, "prompt": llm.prompt, "first": as_of - timedelta(days=150), "last": as_of}
     sent = read_records(database, load_queries("meta_controller")["read_llm_calls"], params, SENT_CALL)
     moments, before = laid_out(sent)
-    said = dict(zip(moments, _recalibrated(before, temperature), strict=True))
-    said[t] = np.array([_six(call) for call in sorted(calls, key=lambda call: call.horizon_s)])
+    said = dict(zip(moments, _floored(_recalibrated(before, temperature)), strict=True))
+    said[t] = _floored(np.array([_six(call) for call in sorted(calls, key=lambda call: call.horizon_s)]))
     pooled = run.track.joined_by("llm", said).pooled(t)
     told = "pool of the experts and the LLM"
-    return tuple(call_of(h, six.tolist(), told) for h, six in zip(HORIZONS_S, pooled, strict=True))
+    return tuple(
+        call_of(h, six.tolist(), told, run.usual_odds(t, h)) for h, six in zip(HORIZONS_S, pooled, strict=True)
+    )
 
 
 def _raw_row(call: HorizonCall, as_of: datetime, call_id: int, contaminated: bool, now: datetime) -> dict[str, Any]:

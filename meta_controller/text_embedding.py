@@ -115,7 +115,7 @@ def _call(endpoint: llm.Endpoint, model: str, text: str, as_of: datetime) -> New
     return NewCall(
         purpose="embedding", as_of=as_of, model=model, endpoint=endpoint.host, prompt="embedding.v1",
         prompt_sha256=_digest(text), inputs={"dimensions": TEXT_SIZE},
-        request={"model": model, "input": text[:LONGEST_TEXT], "dimensions": TEXT_SIZE}, statistics={},
+        request=llm.embedding_request(model, text[:LONGEST_TEXT], TEXT_SIZE), statistics={},
         memory_ids=(), config_before_id=None, tokens_in=llm.token_bound(text[:LONGEST_TEXT]), tokens_out=0,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+TALKATIVE = ("openai", "httpx2", "httpcore2")  # they log each request, with what is in it at DEBUG
 STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
 
@@ -24,3 +25,5 @@ def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import TomlConfigSettingsSource as TomlSource
 
@@ -92,6 +92,12 @@ class PolicySettings(Section):
     seed: int = Field(7, ge=0)
 
 
+def _weighs_drl(names: tuple[str, ...]) -> tuple[str, ...]:
+    if "drl" not in names:
+        raise ValueError("name drl too: the rules follow it, and no answer could move away from it in an hour")
+    return names
+
+
 class LlmModelSettings(Section):
     """One language model: what it costs, in US dollars a million tokens, and the last day that it has read about."""
 
@@ -113,7 +119,12 @@ class LlmSettings(Section):
     max_tool_calls: int = Field(2, ge=0, le=10)
     memories: int = Field(4, ge=0, le=20)  # recalled at most
     embedding_model: str = ""  # of the same endpoint; empty: the local one
-    strategies: tuple[str, ...] = Field(("drl", "trend_vol_target", "vol_target", "cash"), min_length=1)  # it may weigh
+    strategies: Annotated[tuple[str, ...], AfterValidator(_weighs_drl)] = (
+        "drl",
+        "trend_vol_target",
+        "vol_target",
+        "cash",
+    )  # it may weigh
     onchain_metrics: tuple[str, ...] = ("active_addresses", "transactions", "fees", "hash_rate", "exchange_netflow")
     news_an_hour: int = Field(4, ge=0, le=100)  # items read at most, each in a call of its own
     usd_an_hour: float = Field(0.01, ge=0)
@@ -207,7 +218,9 @@ class Settings(HomeSettings):
 
     clock_url: str | None = Field(None, validation_alias="CLOCK_URL", pattern=LOCAL_URL)
     openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
-    openai_base_url: str | None = Field(None, validation_alias="OPENAI_BASE_URL", pattern=r"^https?://")
+    openai_base_url: Annotated[str | None, BeforeValidator(lambda url: url or None)] = Field(  # "" as in compose files
+        None, validation_alias="OPENAI_BASE_URL", pattern=r"^https?://"
+    )
     database_url: SecretStr | None = Field(None, validation_alias="DATABASE_URL")
     db_host: str | None = Field(None, validation_alias="DB_HOST")
     db_port: Annotated[int, AfterValidator(_port)] = Field(5432, validation_alias="DB_PORT")

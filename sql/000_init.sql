@@ -339,22 +339,23 @@ CREATE OR REPLACE VIEW current_market_state AS
 SELECT DISTINCT ON (track, horizon_s) * FROM market_state ORDER BY track, horizon_s, as_of DESC;
 
 -- One version of the steering. The bounds here are the same as in meta_controller/bounds.py (tested equal),
--- so that no writer, LLM or hand, can exceed them. Written by meta_controller; read by policy.
+-- so that no writer, LLM or hand, can exceed them; what a writer leaves out gets its safe default. Written by
+-- meta_controller; read by policy.
 CREATE TABLE IF NOT EXISTS policy_config (
     id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     track             text NOT NULL CHECK (track IN ('live', 'rules', 'llm', 'static')),
     as_of             timestamptz NOT NULL,
     source            text NOT NULL,
-    risk_aversion     double precision NOT NULL CHECK (risk_aversion BETWEEN 0.5 AND 10),
-    turnover_penalty  double precision NOT NULL CHECK (turnover_penalty BETWEEN 0 AND 10),
-    drawdown_penalty  double precision NOT NULL CHECK (drawdown_penalty BETWEEN 0 AND 10),
-    target_volatility double precision NOT NULL CHECK (target_volatility BETWEEN 0.05 AND 1.0),   -- a year
-    max_exposure      double precision NOT NULL CHECK (max_exposure BETWEEN 0 AND 1.0),           -- of equity
-    max_position      double precision NOT NULL CHECK (max_position BETWEEN 0 AND 0.5),           -- of equity
-    daily_loss_limit  double precision NOT NULL CHECK (daily_loss_limit BETWEEN 0.005 AND 0.2),   -- of equity
-    max_drawdown      double precision NOT NULL CHECK (max_drawdown BETWEEN 0.02 AND 0.5),        -- from the peak
-    pause             boolean NOT NULL,                                                           -- no entries
-    strategy_weights  jsonb NOT NULL CHECK (jsonb_typeof(strategy_weights) = 'object'),
+    risk_aversion     double precision NOT NULL DEFAULT 5 CHECK (risk_aversion BETWEEN 0.5 AND 10),
+    turnover_penalty  double precision NOT NULL DEFAULT 2 CHECK (turnover_penalty BETWEEN 0 AND 10),
+    drawdown_penalty  double precision NOT NULL DEFAULT 2 CHECK (drawdown_penalty BETWEEN 0 AND 10),
+    target_volatility double precision NOT NULL DEFAULT 0.25 CHECK (target_volatility BETWEEN 0.05 AND 1.0),     -- a year
+    max_exposure      double precision NOT NULL DEFAULT 0.3 CHECK (max_exposure BETWEEN 0 AND 1.0),                -- of equity
+    max_position      double precision NOT NULL DEFAULT 0.15 CHECK (max_position BETWEEN 0 AND 0.5),               -- of equity
+    daily_loss_limit  double precision NOT NULL DEFAULT 0.03 CHECK (daily_loss_limit BETWEEN 0.005 AND 0.2),       -- of equity
+    max_drawdown      double precision NOT NULL DEFAULT 0.15 CHECK (max_drawdown BETWEEN 0.02 AND 0.5),            -- from the peak
+    pause             boolean NOT NULL DEFAULT false,                                                            -- no entries
+    strategy_weights  jsonb NOT NULL DEFAULT '{"drl": 1.0}' CHECK (jsonb_typeof(strategy_weights) = 'object'),
     reasons           text NOT NULL,
     valid_until       timestamptz NOT NULL,
     known_from        timestamptz NOT NULL,
@@ -363,15 +364,27 @@ CREATE TABLE IF NOT EXISTS policy_config (
     CHECK (valid_until > as_of AND known_from >= as_of)
 );
 
--- The largest change of each field in one hour, against the track's newest row at least an hour older (the same
--- numbers as in meta_controller/bounds.py, tested equal): whoever writes, the steering cannot be jerked. Pausing and
--- resuming are no matter of degree.
+-- Strategy weights are numbers in 0..1 that sum to 1. And the largest change of each field in one hour, against the
+-- track's newest row at least an hour older (the same numbers as in meta_controller/bounds.py, tested equal): whoever
+-- writes, the steering cannot be jerked. Pausing and resuming are no matter of degree.
 CREATE OR REPLACE FUNCTION refuse_jerked_steering() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
     before policy_config%ROWTYPE;
     hours  double precision;
     jerked text;
+    shares boolean;
 BEGIN
+    IF jsonb_typeof(NEW.strategy_weights) <> 'object' THEN
+        RETURN NEW;  -- the table's CHECK refuses it
+    END IF;
+    SELECT count(*) > 0 AND min(share) >= 0 AND max(share) <= 1 AND abs(sum(share) - 1) < 1e-9 INTO shares
+    FROM (SELECT CASE jsonb_typeof(value) WHEN 'number' THEN value::numeric ELSE -1 END AS share
+          FROM jsonb_each(NEW.strategy_weights)) AS weight;
+    IF NOT shares THEN
+        RAISE EXCEPTION 'strategy_weights of track % at % are %: each must be a number in 0..1, and their sum 1',
+            NEW.track, NEW.as_of, NEW.strategy_weights
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'strategy_weights_are_shares';
+    END IF;
     SELECT * INTO before FROM policy_config
     WHERE track = NEW.track AND as_of <= NEW.as_of - interval '1 hour' ORDER BY as_of DESC LIMIT 1;
     IF before.id IS NULL THEN

@@ -95,6 +95,16 @@ WHERE metric = ANY (%(metrics)s) AND as_of <= %(as_of)s AND as_of > %(as_of)s - 
   AND known_from <= %(as_of)s AND recorded_at <= %(recorded_by)s
 GROUP BY chain, metric
 
+-- name: encoder_of_moment
+-- The encoder in use, once what it saw at the moment is there to be read. It runs beside the hourly job and stamps its
+-- rows before it commits them: a prompt that names it without them could not be built again.
+SELECT id FROM models m
+WHERE kind = 'encoder' AND status = 'active' AND known_from <= %(as_of)s AND recorded_at <= %(recorded_by)s
+  AND EXISTS (SELECT FROM instruments i
+              JOIN embeddings e ON e.model_id = m.id AND e.instrument_id = i.id AND e.timeframe_s = %(timeframe_s)s
+                               AND e.as_of = %(as_of)s
+              WHERE i.venue = %(venue)s AND i.symbol = ANY (%(symbols)s) AND e.recorded_at <= %(recorded_by)s)
+
 -- name: embedding_as_recorded
 -- What one encoder saw at the moment.
 SELECT vector_send(embedding) FROM embeddings
@@ -132,10 +142,18 @@ CROSS JOIN LATERAL (
 
 -- name: call_to_replay
 -- One stored call, with all that rebuilds it.
-SELECT id, purpose, as_of, prompt, prompt_sha256, inputs, statistics, status, responses, answer, error, recorded_at
+SELECT id, purpose, as_of, prompt, prompt_sha256, inputs, statistics, status, responses, answer, error, recorded_at,
+       config_after_id
 FROM llm_calls WHERE id = %(id)s
+
+-- name: config_of_call
+-- The steering that came of a call.
+SELECT risk_aversion, turnover_penalty, drawdown_penalty, target_volatility, max_exposure, max_position,
+       daily_loss_limit, max_drawdown, pause, strategy_weights
+FROM policy_config WHERE id = %(id)s
 
 -- name: calls_to_replay
 -- The strategist's calls that ended, oldest first, after one.
-SELECT id, purpose, as_of, prompt, prompt_sha256, inputs, statistics, status, responses, answer, error, recorded_at
+SELECT id, purpose, as_of, prompt, prompt_sha256, inputs, statistics, status, responses, answer, error, recorded_at,
+       config_after_id
 FROM llm_calls WHERE purpose = 'strategist' AND status <> 'sent' AND id > %(after)s ORDER BY id LIMIT %(most)s

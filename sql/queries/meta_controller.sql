@@ -55,11 +55,12 @@ VALUES (%(track)s, %(as_of)s, %(horizon_s)s, %(p_down)s, %(p_flat)s, %(p_up)s, %
 ON CONFLICT (track, as_of, horizon_s) DO NOTHING
 
 -- name: steering_so_far
--- Each track's steering in a span, and its newest before it.
-SELECT p.* FROM policy_config p WHERE p.as_of >= %(first)s AND p.as_of <= %(last)s
+-- Each track's steering in a span and in the hour before it, and the newest that is an hour older than the span: what
+-- the trigger refuse_jerked_steering compares with.
+SELECT p.* FROM policy_config p WHERE p.as_of > %(first)s - interval '1 hour' AND p.as_of <= %(last)s
 UNION ALL
 SELECT b.* FROM unnest(%(tracks)s::text[]) AS t (track)
-CROSS JOIN LATERAL (SELECT * FROM policy_config c WHERE c.track = t.track AND c.as_of < %(first)s
+CROSS JOIN LATERAL (SELECT * FROM policy_config c WHERE c.track = t.track AND c.as_of <= %(first)s - interval '1 hour'
                     ORDER BY c.as_of DESC LIMIT 1) b
 ORDER BY as_of
 

@@ -47,9 +47,12 @@ WHERE c.expert = 'llm' AND l.model = %(model)s AND l.prompt = %(prompt)s
 ORDER BY c.as_of
 
 -- name: steered_since
--- The moment after which track llm was steered by this model and prompt alone: the newest strategist call of another,
--- else the first of this one.
-SELECT coalesce(max(as_of) FILTER (WHERE (model, prompt) <> (%(model)s, %(prompt)s)), min(as_of)) AS since
+-- The moment after which track llm was steered by this model and prompt alone, about times that the model cannot have
+-- read about (30 days after its knowledge cut-off, as strategist.may_have_read): the newest strategist call that was
+-- another's or of such a time, else the first of this one.
+SELECT coalesce(max(as_of) FILTER (WHERE (model, prompt) <> (%(model)s, %(prompt)s)
+                                      OR as_of < (knowledge_cutoff + 30)::timestamp AT TIME ZONE 'UTC'),
+                min(as_of)) AS since
 FROM llm_calls WHERE purpose = 'strategist' AND as_of <= %(as_of)s
 
 -- name: paired_books

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from textwrap import fill
 
 from tests.llm_emulator.behaviours import BEHAVIOURS
 from tests.llm_emulator.server import HOST, KEY, LlmEmulator
@@ -22,7 +23,7 @@ In another terminal:
   export OPENAI_BASE_URL={base_url}
   export OPENAI_API_KEY={key}
 
-Behaviours: {behaviours}
+{behaviours}
 
 Ctrl-C ends it.
 """
@@ -43,7 +44,7 @@ def welcome(emulator: LlmEmulator, arguments: argparse.Namespace) -> str:
         then=arguments.then,
         base_url=emulator.base_url,
         key=KEY,
-        behaviours=", ".join(BEHAVIOURS),
+        behaviours=fill("Behaviours: " + ", ".join(BEHAVIOURS), 96, subsequent_indent="  ", break_on_hyphens=False),
     )
 
 
@@ -60,7 +61,7 @@ def main() -> int:
             print(welcome(emulator, arguments), flush=True)
             ended.wait()
             print(f"\nEnded: {len(emulator.requests)} requests.")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OverflowError) as error:  # the last: of a port that is none
         print(f"the emulator cannot start: {error}", file=sys.stderr)
         return 2
     return 0

@@ -19,6 +19,7 @@ NUMBERS = {  # fields of policy_config, where the prompt tells none
     "max_drawdown": 0.15,
 }
 STRATEGIES = ("drl", "trend_vol_target", "vol_target", "cash")
+WEIGHTS_TOLD = re.compile(r'"strategy_weights"\s*:\s*\{("\w+"\s*:\s*\[[^}]*)\}')  # of the table, not of a schema
 TOPICS = ("regulation", "security", "macro", "adoption", "technology", "market", "other")
 
 
@@ -56,7 +57,7 @@ def _strategist(prompt: str, schema: dict[str, Any], dice: random.Random) -> dic
     return {
         "calls": {"4h": _call(dice), "24h": _call(dice)},
         "steering": {**steering, "pause": False},
-        "strategy_weights": dict(zip(names, _shares(dice, len(names)), strict=True)),
+        "strategy_weights": _weights(prompt, names, dice),
         "reasons": "The statistics lean this way.",
         "would_change_my_mind": "Statistics that lean the other way.",
     }
@@ -66,6 +67,14 @@ def _told(prompt: str, name: str, usual: float) -> float:
     """The number beside the field's name in the prompt, so that the steering changes by nothing."""
     found = re.search(rf"\b{name}\b[\"'`]?\s*[:=|]\s*\[?\s*(\d+(?:\.\d+)?)", prompt)
     return float(found[1]) if found else usual
+
+
+def _weights(prompt: str, names: list[str], dice: random.Random) -> dict[str, float]:
+    """As the prompt tells them, so that they change by nothing; where it tells none, as the dice fall."""
+    table = WEIGHTS_TOLD.search(prompt)
+    told = [_told(table[1] if table else "", name, 0.0) for name in names]
+    weights = [value / sum(told) for value in told] if sum(told) else _shares(dice, len(names))
+    return dict(zip(names, weights, strict=True))
 
 
 def _call(dice: random.Random) -> dict[str, float]:

@@ -14,7 +14,7 @@ from meta_controller.controller import HorizonCall, Proposal
 from meta_controller.llm_memory import decision_of, remember
 from meta_controller.trust import ENOUGH
 from meta_controller.trust_rows import newest_trust
-from shared.clock import ReplayClock
+from shared.clock import ReplayClock, SystemClock
 from shared.db import Database
 from shared.job import Outcome
 from shared.settings import PROJECT, Settings
@@ -261,6 +261,19 @@ def test_a_book_steered_by_another_model_says_nothing_of_this_one(past: Past, da
     assert ahead(database, 99) is not None
 
 
+def test_a_book_says_nothing_of_the_time_that_the_model_may_have_read_about(past: Past, database: Database) -> None:
+    past.call(FIRST)
+    read = past.call(FIRST + 39 * DAY)
+    past.owner.execute(
+        "UPDATE llm_calls SET knowledge_cutoff = %(day)s WHERE id = %(id)s",
+        {"day": (FIRST + 10 * DAY).date(), "id": read},
+    )
+    past.call(FIRST + 40 * DAY)
+    past.books(100, edge=0.002)
+    assert ahead(database, 98) is None
+    assert ahead(database, 99) is not None
+
+
 def proposal() -> Proposal:
     calls = tuple(HorizonCall(h, 0.5, 0.3, 0.2, 0.2, 0.3, 0.5, 0.1, "why") for h in (SHORT, LONG))
     return Proposal(calls, SAFE_DEFAULT, "why")
@@ -309,7 +322,11 @@ def test_the_command_assesses_a_past_day(
     past.scored(2)
     monkeypatch.setattr("shared.job.load_settings", lambda: trusted)
     assert main(["--at", (FIRST + DAY).isoformat()]) == 0
-    assert [row["as_of"] for row in database.fetch(TRUST)] == [FIRST + DAY]
+    (row,) = database.fetch(TRUST)
+    assert row["as_of"] == FIRST + DAY
+    # A prompt of the days since is built again from what was recorded by then: this was not.
+    assert row["recorded_at"] > SystemClock().now() - HOUR
+    assert newest_trust(database, FIRST + 2 * DAY, FIRST + 2 * DAY, "good", "strategist.v1") is None
 
 
 def loaded(module: str) -> Iterator[str]:

@@ -122,6 +122,18 @@ def test_the_safe_default_trades_and_takes_no_more_risk_than_any_rule() -> None:
             assert getattr(SAFE_DEFAULT, name) <= getattr(rule, name)
 
 
+def test_what_a_writer_leaves_out_gets_its_safe_default(database_for: DatabaseFor) -> None:
+    database = database_for("meta_controller")
+    told = {"as_of": AS_OF, "until": AS_OF + timedelta(hours=1)}
+    database.execute(
+        "INSERT INTO policy_config (track, as_of, source, reasons, valid_until, known_from, recorded_at)"
+        " VALUES ('live', %(as_of)s, 'a hand', '', %(until)s, %(as_of)s, %(as_of)s)",
+        told,
+    )
+    (row,) = database.fetch("SELECT * FROM policy_config")
+    assert {name: row[name] for name in asdict(SAFE_DEFAULT)} == asdict(SAFE_DEFAULT)
+
+
 def insert(database: Database, as_of: datetime, **changes: Any) -> int:
     row = asdict(STEERING) | changes
     row |= {"strategy_weights": Jsonb(row["strategy_weights"])}
@@ -138,6 +150,23 @@ def test_the_database_has_the_same_bounds(database_for: DatabaseFor) -> None:
             with pytest.raises(CheckViolation, match=f"policy_config_{name}_check"):
                 insert(database, as_of, **{name: value})
         assert insert(database, as_of, **{name: BOUNDS[name][edge]}) == 1
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{}, {"drl": 0.5}, {"drl": 1.5, "cash": -0.5}, {"drl": "1"}, {"drl": 1.0, "cash": None}, {"drl": 1e308},
+     {"drl": 0.5, "cash": 0.5 + 2e-9}, {"drl": [1.0]}],
+)  # fmt: skip
+def test_the_database_takes_only_weights_that_are_shares(database_for: DatabaseFor, weights: Any) -> None:
+    with pytest.raises(CheckViolation, match=r"strategy_weights of track rules at .* their sum 1"):
+        insert(database_for("meta_controller"), AS_OF, strategy_weights=weights)
+    assert insert(database_for("meta_controller"), AS_OF, strategy_weights={"drl": 0.5, "cash": 0.5 - 5e-10}) == 1
+
+
+@pytest.mark.parametrize("weights", [[1.0], 1.0, "drl", None])
+def test_the_database_takes_only_an_object_of_weights(database_for: DatabaseFor, weights: Any) -> None:
+    with pytest.raises(CheckViolation, match="policy_config_strategy_weights_check"):
+        insert(database_for("meta_controller"), AS_OF, strategy_weights=weights)
 
 
 NUMBERS = """

@@ -128,6 +128,7 @@ FEED = "<rss><channel><item><title>{}</title><pubDate>Sat, 01 Jun 2024 10:00:00 
         ("<!DOCTYPE rss>".encode("utf-16") + FEED.format("x").encode("utf-16-le"), "document type or entities"),
         (FEED.format("&undeclared;"), "not well-formed"),
         ("<rss><item>", "not well-formed"),
+        ("<html><body>Please log in</body></html>", "is it a web page?"),
         ("<rss>" + "<a>" * 200_000, "nested deeper than 100"),
         ('<?xml version="1.0" encoding="utf-7"?>' + FEED.format("x"), "not well-formed|cannot be read as XML"),
         ('[{"title": "x"', "not a JSON list"),

@@ -8,7 +8,14 @@ from datetime import datetime
 import pytest
 
 from meta_controller import llm_prompt
-from meta_controller.llm_prompt import PromptChanged, PromptInputs, build, messages_sha256
+from meta_controller.llm_prompt import (
+    PromptChanged,
+    PromptInputs,
+    build,
+    digest,
+    messages_sha256,
+    read_prompt_file,
+)
 from meta_controller.market_index import ShortHistory
 from meta_controller.statistics import in_words
 from shared.errors import SextantError
@@ -190,12 +197,25 @@ def test_what_the_encoder_sees_now_counts_only_once_it_was_known_and_recorded(wo
     model = world.encoder()
     for n in range(1, 26):
         world.embedding(model, AS_OF - n * DAY, AS_OF - n * DAY)
-    inputs = world.inputs()
+    inputs = world.inputs(encoder_id=model)
     world.embedding(model, AS_OF, LATER)
     assert world.prompt(inputs).statistics["analogs"] == "absent"
     assert world.prompt(inputs, LATER).statistics["analogs"] != "absent"
     world.execute("UPDATE embeddings SET known_from = %(soon)s WHERE as_of = %(now)s", soon=SOON, now=AS_OF)
     assert world.prompt(inputs, LATER).statistics["analogs"] == "absent"
+
+
+def test_what_the_encoder_commits_after_the_prompt_with_an_earlier_stamp_does_not_change_it(world: World) -> None:
+    """It starts at the same minute as the hourly job, and stamps its rows with its start."""
+    world.store_market()
+    model = world.encoder()
+    for n in range(1, 26):
+        world.embedding(model, AS_OF - n * DAY, AS_OF - n * DAY)
+    inputs, sha256 = world.inputs(), world.prompt().sha256
+    world.embedding(model, AS_OF, BEFORE)
+    assert world.prompt(inputs).sha256 == sha256
+    assert world.inputs().encoder_id == model
+    assert world.prompt().statistics["analogs"] != "absent"
 
 
 def test_twenty_assets_fit_into_the_same_prompt(world: World, settings: Settings) -> None:
@@ -223,6 +243,12 @@ def test_inputs_survive_being_stored(world: World) -> None:
 def test_a_changed_prompt_file_is_not_passed_over(world: World) -> None:
     with pytest.raises(PromptChanged, match="needs a new version"):
         world.prompt(world.inputs(prompt_file_sha256="0" * 64))
+
+
+@pytest.mark.parametrize(("name", "sha256"), [("strategist.v1", "e7624721792d4e2a"), ("news.v1", "c428feacb1bb999f")])
+def test_a_version_of_a_prompt_stays_as_it_is(name: str, sha256: str) -> None:
+    """Trust is by name: whoever changes what a version says lets the new one inherit it. Write the next version."""
+    assert digest(read_prompt_file(name)).startswith(sha256)
 
 
 def test_an_unknown_prompt_names_those_there_are() -> None:

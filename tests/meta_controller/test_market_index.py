@@ -15,9 +15,8 @@ from meta_controller.market_index import (
     block_start,
     index_history,
 )
-from shared.rows import FloatArray
 from tests.helpers import random_candles
-from tests.meta_controller.markets import HOUR_S, START, WEEK, grid_of, wandering
+from tests.meta_controller.markets import HOUR_S, START, WEEK, grid_of, history_of, wandering
 
 NAN = np.nan
 BEFORE = 10 * WEEK  # bars before the block of these tests
@@ -112,9 +111,24 @@ def test_candles_fall_on_their_slots() -> None:
     candles = random_candles(10, 3600, end=36000)
     kept = np.array([True] * 3 + [False] + [True] * 6)
     made = Grid.of([candles[kept], candles], 7200, 3600, 5)
-    missing: FloatArray = np.array([False, False, True, False, False])
-    assert np.array_equal(np.isnan(made.close), [missing, [False] * 5])
+    missing = np.array([False, False, True, False, False])
+    assert np.array_equal(np.isnan(made.close), np.stack([missing, np.zeros(5, bool)]))
     assert np.array_equal(made.close[1], candles.close[1:6])
     parkinson = np.log(candles.high[1:6] / candles.low[1:6]) ** 2 / (4 * np.log(2))
     assert made.variance[1] == pytest.approx(parkinson)
     assert np.array_equal(np.isnan(made.variance[0]), missing)
+
+
+def test_a_moment_has_the_row_of_the_bar_that_closes_at_it_or_none() -> None:
+    history = history_of(wandering(10)[0], first=7200)
+    assert history.rows_of([3600, 7200, 9000, 10800, 7200 + 9 * 3600, 7200 + 10 * 3600]) == {
+        7200: 0, 10800: 1, 7200 + 9 * 3600: 9,
+    }  # fmt: skip
+
+
+def test_a_bar_has_closed_where_any_instrument_has_it_and_the_newest_where_all_have() -> None:
+    grid = grid_of(wandering(5))
+    grid.close[0, 3:], grid.close[1, 1:4] = np.nan, np.nan
+    closes = [((grid.closes(rows, whole=True) - grid.first) // HOUR_S).tolist() for rows in ([0], [1], [0, 1])]
+    assert closes == [[0, 1, 2], [0, 4], [0, 1, 2]]
+    assert grid.closes([0, 1], whole=False)[-1] == grid.first + 4 * HOUR_S

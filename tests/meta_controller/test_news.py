@@ -222,6 +222,7 @@ def test_the_way_through_a_real_client(
         (call["id"], True) for call in calls if call["status"] == "answered"
     ]
     assert "a-secret-key" not in str(calls)
+    assert [call["request"] for call in calls] == llm_emulator.chats
     for body in llm_emulator.chats:
         assert "tools" not in body
 

@@ -80,3 +80,11 @@ def test_a_longer_history_changes_no_label(end: int, h: int, seed: int) -> None:
     assert volatility_terciles(history_of(returns[:end]), h).tobytes() == (
         volatility_terciles(history_of(returns), h)[:end].tobytes()
     )
+
+
+def test_without_two_weeks_to_compare_with_there_is_no_label() -> None:
+    found = outcomes(history_of(wandering(600)[0]), HORIZON_S)
+    first = DAY - 1 + LEAST_REFERENCE_S // HOUR_S - 1  # the terciles' first bar
+    for labels in (found.trend, found.volatility):
+        assert (labels[:first] == UNKNOWN).all()
+        assert (labels[first:-DAY] != UNKNOWN).all()

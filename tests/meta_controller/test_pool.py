@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from meta_controller.controller import HORIZONS_S, LONG_HORIZON_S, SHORT_HORIZON_S
 from meta_controller.pool import ETA, HALF_LIFE_S, Track, hedge, log_pool, round_of, told
 from meta_controller.regimes.expert import CLASSES, FLOOR, Calls
-from shared.rows import FloatArray
+from shared.rows import IntArray
 
 HOUR_S = 3600
 DAY = LONG_HORIZON_S
@@ -23,7 +23,7 @@ def random_calls(rng: np.random.Generator, shape: tuple[int, ...]) -> Calls:
     return triples.reshape(*shape, len(HORIZONS_S), CLASSES)
 
 
-def filled(rng: np.random.Generator, hours: int, names: tuple[str, ...] = NAMES) -> tuple[Track, Calls, FloatArray]:
+def filled(rng: np.random.Generator, hours: int, names: tuple[str, ...] = NAMES) -> tuple[Track, Calls, IntArray]:
     """A track of hourly calls from the epoch on, and the outcomes of all of them: [hours, horizons, 2]."""
     track, calls = Track(names), random_calls(rng, (len(names), hours))
     times = [HOUR_S * (k + 1) for k in range(hours)]
@@ -131,6 +131,41 @@ def test_a_pool_is_a_forecast_and_never_worse_than_its_members_on_average(seed: 
         classes = slice(3 * axis, 3 * axis + 3)
         worst_allowed = -(weights[axis, :, None] * np.log(calls[:, classes])).sum(axis=0)
         assert (-np.log(pooled[classes]) <= worst_allowed + 1e-12).all()
+
+
+def test_the_pools_trend_is_the_mean_of_half_a_horizon_and_holes_and_volatility_are_left_as_they_are() -> None:
+    rng = np.random.default_rng(4)
+    times = [HOUR_S * k for k in (*range(1, 40), 45, 46, 47, 48)]  # five hours were not called
+    calls = random_calls(rng, (len(NAMES), len(times)))
+    track = Track(NAMES)
+    track.add_calls(times, dict(zip(NAMES, calls, strict=True)))
+    equal = np.full((2, len(NAMES)), 1 / len(NAMES))
+    raw = np.stack([[log_pool(calls[:, n, h], equal) for h in range(2)] for n in range(len(times))])
+    for horizon, horizon_s in enumerate(HORIZONS_S):
+        recent = [n for n, t in enumerate(times) if times[-1] - horizon_s // 2 < t]
+        assert len(recent) == (2, 7)[horizon]
+        expected = np.exp(np.log(raw[recent, horizon, :3]).mean(axis=0))
+        pooled = track.pooled(times[-1])[horizon]
+        assert pooled[:3] == pytest.approx(expected / expected.sum())
+        assert pooled[3:] == pytest.approx(raw[-1, horizon, 3:])
+
+
+def test_the_future_does_not_move_a_pooled_call() -> None:
+    whole, calls, _ = filled(np.random.default_rng(6), 160)
+    for hours in (50, 97, 120):
+        early, times = Track(NAMES), [HOUR_S * (k + 1) for k in range(hours)]
+        early.add_calls(times, {name: calls[k, :hours] for k, name in enumerate(NAMES)})
+        for horizon_s in HORIZONS_S:
+            for at in times[: hours - horizon_s // HOUR_S]:
+                early.add_outcome(at, horizon_s, whole._labels[horizon_s, at])
+        assert early.pooled(times[-1]).tobytes() == whole.pooled(times[-1]).tobytes()
+
+
+def test_what_is_older_counts_for_less() -> None:
+    losses = np.zeros((31, 2))
+    losses[0, 0], losses[30, 1] = 1.0, 1.0  # a month ago, and now
+    weights = hedge(losses, DAY)
+    assert math.log(weights[0] / weights[1]) == pytest.approx(ETA / 2)
 
 
 def test_one_expert_alone_is_the_pool() -> None:

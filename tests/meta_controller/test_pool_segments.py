@@ -14,6 +14,7 @@ from meta_controller.market_index import DAY_S, Grid, index_history
 from meta_controller.outcomes import outcomes
 from meta_controller.pool import Track
 from meta_controller.regimes import EXPERTS
+from meta_controller.usual_odds import UsualOdds
 from shared.rows import FloatArray, IntArray
 from tests.meta_controller.markets import HOUR_S, SEGMENT_BARS, START, grid_of, segments
 
@@ -67,7 +68,13 @@ def called(tied: bool, seed: int) -> Called:
     track, times = pooled_track(grid, START + LEARNT * SEGMENT_BARS * HOUR_S, last)
     bars = (times - grid.first) // HOUR_S
     p = np.stack([track.pooled(t)[LONG] for t in times.tolist()])
-    words = [call_of(LONG_HORIZON_S, six.tolist(), "made up").regime for six in p]
+    usual = UsualOdds()
+    for t, six in zip(times.tolist(), p, strict=True):
+        usual.add(t, six[0], six[2])
+    words = [
+        call_of(LONG_HORIZON_S, six.tolist(), "made up", usual.before(t)).regime
+        for t, six in zip(times.tolist(), p, strict=True)
+    ]
     settled = bars % SEGMENT_BARS >= SETTLING_BARS
     return Called(p[settled], trend[bars[settled]], wild[bars[settled]], words, settled)
 

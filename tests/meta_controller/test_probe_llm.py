@@ -8,8 +8,9 @@ import pytest
 
 from meta_controller.llm import Conversation, Endpoint, Question
 from meta_controller.llm_answer import parse_answer
+from meta_controller.llm_record import spending
 from meta_controller.probe_llm import Findings, findings, main, probe, report
-from shared.clock import ReplayClock
+from shared.clock import ReplayClock, SystemClock
 from shared.settings import LlmModelSettings, Settings
 from tests.helpers import DatabaseFor
 from tests.llm_emulator.fixtures import llm_emulator  # noqa: F401
@@ -133,6 +134,21 @@ def test_the_command_asks_a_real_endpoint_and_fails_where_a_target_is_missed(
     assert capsys.readouterr().out.startswith("2 moments asked three times, 0 answers refused or failed\n")
     rows = world.database_for("owner").fetch(CALLS)
     assert [(row["status"], row["paid"]) for row in rows] == [("answered", True)] * 6
+    stored = world.database_for("owner").fetch("SELECT request FROM llm_calls ORDER BY id")
+    assert [row["request"] for row in stored] == llm_emulator.chats
+    spent = spending(world.database_for("owner"), SystemClock().now())
+    assert 0 < spent.hour == spent.month  # a question about the past is paid today
+
+
+def test_by_an_emulators_clock_only_a_model_on_this_machine_is_asked(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEXTANT_HOME", str(settings.home))
+    monkeypatch.setenv("DB_NAME", settings.db_name)
+    monkeypatch.setenv("CLOCK_URL", "http://127.0.0.1:9/clock")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://192.0.2.1/v1")
+    assert main(["--hours", "1"]) == 2
+    assert "unset CLOCK_URL" in capsys.readouterr().err
 
 
 def test_without_a_model_it_says_what_to_set(

@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 
 from meta_controller import scorecard
+from meta_controller.controller import call_of
 from meta_controller.scorecard import Line, Scorecard, as_json, build
 from meta_controller.scorecard_plot import write_plot
 from meta_controller.scorecard_text import as_text
 from meta_controller.scored_rows import POOL, Calls
 from meta_controller.scoring import Interval, llm_scorecard, recalibrate, skill
+from meta_controller.usual_odds import UsualOdds
 from shared.clock import from_unix, to_unix
 from shared.db import Database
 from shared.job import UsageError
@@ -235,8 +237,11 @@ def test_models_and_prompts_are_scored_apart(stored: tuple[Settings, Callable[[s
 
 
 def test_switches_are_counted_a_day_and_gaps_do_not_count(card: Scorecard, database: Database) -> None:
-    words = ["bear" if p[0] >= 1.5 * p[2] else "bull" if p[2] >= 1.5 * p[0] else
-             "volatile" if p[5] == p[3:].max() else "sideways" for p in WORLD.pool]  # fmt: skip
+    usual = UsualOdds()
+    for at, p in zip(MOMENTS.tolist(), WORLD.pool, strict=True):
+        usual.add(at, p[0], p[2])
+    words = [call_of(24 * HOUR, p.tolist(), "", usual.before(at)).regime
+             for at, p in zip(MOMENTS.tolist(), WORLD.pool, strict=True)]  # fmt: skip
     changes = sum(a != b for a, b in pairwise(words))
     rates = {(one.forecaster, one.horizon_s): one.a_day for one in card.switches}
     assert rates["pool", 24 * HOUR] == pytest.approx(changes / ((MOMENTS[-1] - MOMENTS[0]) / DAY))
@@ -323,6 +328,11 @@ def test_the_command_prints_and_writes_its_picture(
     assert [one["forecaster"] for one in told["panels"][0]["lines"]] == ["pool", "climatology", "persistence"]
     written = stored[0].home_path / "reports" / f"scorecard-{from_unix(int(MOMENTS[-1])):%Y%m%dT%H%M}.png"
     assert written.exists()
+    assert scorecard.main([*at, "--png", str(tmp_path), "--expert", "pool"]) == 1
+    failed = capsys.readouterr()
+    assert "\npool" in failed.out, "the tables do not wait for the picture"
+    assert f"the picture cannot be written to {tmp_path}: Is a directory; name a file by --png" in failed.err
+    assert "Traceback" not in failed.err
 
 
 def test_without_outcomes_the_command_says_what_to_run(

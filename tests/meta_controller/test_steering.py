@@ -81,6 +81,15 @@ def test_the_row_an_hour_earlier_is_what_a_change_is_measured_from() -> None:
     assert past.before("rules", NOON + 2 * HOUR) is None
 
 
+def test_the_stored_row_in_force_is_the_newest_before() -> None:
+    rows = [
+        replace(config_row("live", NOON + hours * HOUR, "rules", BULL, "", 3600), id=10 + hours) for hours in (2, 0, 1)
+    ]
+    past = Past([*rows, replace(config_row("rules", NOON + 2 * HOUR, "rules", BULL, "", 3600), id=99)])
+    past.move("live", NOON + 3 * HOUR, BEAR)  # not stored
+    assert [past.newest_id("live", NOON + hours * HOUR) for hours in (0, 1, 2, 3, 4)] == [None, 10, 11, 12, 12]
+
+
 def test_a_stored_row_stands_for_what_would_be_computed_anew() -> None:
     past = Past([config_row("rules", NOON, "rules", BULL, "", 3600)])
     assert past.has("rules", NOON)

@@ -6,6 +6,7 @@ import io
 from datetime import datetime, timedelta
 
 import pytest
+from pydantic import SecretStr
 from rich.console import Console
 
 from pipeline import status
@@ -153,12 +154,15 @@ def test_on_80_columns_no_name_is_cut_and_no_line_is_longer(market: PaperMarket)
     market.send(at("12:02"))
     market.trade(at("12:02"))
     raise_alert(market.database_for("policy"), NOON, "warning", "k", "one thing " * 30)
+    for track in ("live", "llm", "rules", "static"):
+        insert_config(market, NOON, track=track, source="operator", valid_until=at("12:10"))
     text = shown(market, at("12:30"))
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "…" not in text.replace("FILE=…", "")
     assert "\x1b" not in text, "a file gets no colours"
     for name in ("a-wallet-with-a-rather-long-name", SIM_A, SIM_B, "SIMULATED", "backfill", "run_encoder",
-                 "run_metacontroller", "run_trader", "sender", "10,000.00"):  # fmt: skip
+                 "run_metacontroller", "run_trader", "sender", "10,000.00",
+                 "06-01 12:00", "operator", "EXPIRED", "static"):  # fmt: skip
         assert name in text
 
 
@@ -235,8 +239,10 @@ def test_a_silent_meta_controller_is_a_blocker_and_its_last_word_is_shown(market
         "w: the last word is of 2024-06-01 12:00, on track live: half exposure, after a day no entries; `make run-meta`"
     ]
     text = shown(market, at("20:00"))
-    assert "live  │ 06-01 12:00 │ test" in text
-    assert "EXPIRED" in text
+    told = [line.replace("│", " ").split() for line in text.splitlines()]
+    for row in (["as", "of", "06-01", "12:00"], ["by", "test"], ["valid", "EXPIRED"]):
+        assert row in told
+    assert "2024-06-01 │" in shown(market, at("12:00") + timedelta(days=600)), "another year's date has its year"
     assert "LLM" not in text
 
 
@@ -253,3 +259,42 @@ def test_what_the_language_model_costs_and_has_earned_is_shown(market: PaperMark
     assert f"LLM {model} at 127.0.0.1:1, mode shadow: has earned a weight of 0.20 (2024-06-01)" in text
     assert "call 1 of 06-01 12:00 failed: too [late]" in text
     assert "spent 0.0020 of 0.01 USD in an hour, 0.0020 of 0.05 USD in a day" in text
+
+
+def test_an_answer_that_did_not_count_is_shown_up_to_a_whole_word(market: PaperMarket) -> None:
+    steered(market)
+    meta = market.database_for("meta_controller")
+    market.settings = market.settings.model_copy(update={"openai_base_url": "http://127.0.0.1:1/v1"})
+    ended = {"status": "failed", "error": "something " * 40, "cost_usd": "0", "ended_at": NOON, "recorded_at": NOON}
+    insert(meta.connection, "llm_calls", llm_rows(1, NOON)["llm_calls"] | {"as_of": NOON} | ended)
+    assert "something something … spent" in " ".join(shown(market, at("12:30")).split())
+
+
+def test_a_key_that_cannot_be_sent_is_told_and_the_rest_is_shown(market: PaperMarket) -> None:
+    steered(market)
+    market.settings = market.settings.model_copy(update={"openai_api_key": SecretStr("sk abc")})
+    text = " ".join(shown(market, at("12:30")).split())
+    assert "OPENAI_API_KEY holds a blank" in text
+    assert "sk abc" not in text
+    assert "What blocks or limits trading" in text
+
+
+def test_a_model_without_a_price_is_told_not_to_be_asked(market: PaperMarket) -> None:
+    steered(market)
+    llm = market.settings.llm.model_copy(update={"model": "gpt-9"})
+    market.settings = market.settings.model_copy(update={"openai_base_url": "http://127.0.0.1:1/v1", "llm": llm})
+    assert 'NOT ASKED: [llm.models."gpt-9"] tells no price' in " ".join(shown(market, at("12:30")).split())
+
+
+def test_an_hour_about_which_the_model_was_not_asked_is_told(market: PaperMarket) -> None:
+    meta = market.database_for("meta_controller")
+    market.settings = market.settings.model_copy(update={"openai_base_url": "http://127.0.0.1:1/v1"})
+    insert_config(market, NOON, track="llm", source="llm")
+    assert "not asked about" not in " ".join(shown(market, at("12:30")).split()), "its own steering"
+    insert_config(market, at("13:00"), track="llm", source="rules")
+    untold = "not asked about 06-01 13:00: `reasons` of policy_config, track llm, say why"
+    assert f"never asked; {untold}" in " ".join(shown(market, at("13:30")).split())
+    for call, (about, told) in enumerate(((NOON, True), (at("13:00"), False))):
+        ended = {"status": "failed", "error": "late", "cost_usd": "0", "ended_at": about, "recorded_at": about}
+        insert(meta.connection, "llm_calls", llm_rows(call + 1, NOON)["llm_calls"] | {"as_of": about} | ended)
+        assert (f"late; {untold}" in " ".join(shown(market, at("13:30")).split())) is told
