@@ -349,12 +349,12 @@ CREATE TABLE IF NOT EXISTS policy_config (
     risk_aversion     double precision NOT NULL DEFAULT 5 CHECK (risk_aversion BETWEEN 0.5 AND 10),
     turnover_penalty  double precision NOT NULL DEFAULT 2 CHECK (turnover_penalty BETWEEN 0 AND 10),
     drawdown_penalty  double precision NOT NULL DEFAULT 2 CHECK (drawdown_penalty BETWEEN 0 AND 10),
-    target_volatility double precision NOT NULL DEFAULT 0.25 CHECK (target_volatility BETWEEN 0.05 AND 1.0),     -- a year
-    max_exposure      double precision NOT NULL DEFAULT 0.3 CHECK (max_exposure BETWEEN 0 AND 1.0),                -- of equity
-    max_position      double precision NOT NULL DEFAULT 0.15 CHECK (max_position BETWEEN 0 AND 0.5),               -- of equity
-    daily_loss_limit  double precision NOT NULL DEFAULT 0.03 CHECK (daily_loss_limit BETWEEN 0.005 AND 0.2),       -- of equity
-    max_drawdown      double precision NOT NULL DEFAULT 0.15 CHECK (max_drawdown BETWEEN 0.02 AND 0.5),            -- from the peak
-    pause             boolean NOT NULL DEFAULT false,                                                            -- no entries
+    target_volatility double precision NOT NULL DEFAULT 0.25 CHECK (target_volatility BETWEEN 0.05 AND 1.0),   -- a year
+    max_exposure      double precision NOT NULL DEFAULT 0.3 CHECK (max_exposure BETWEEN 0 AND 1.0),            -- of equity
+    max_position      double precision NOT NULL DEFAULT 0.15 CHECK (max_position BETWEEN 0 AND 0.5),           -- of equity
+    daily_loss_limit  double precision NOT NULL DEFAULT 0.03 CHECK (daily_loss_limit BETWEEN 0.005 AND 0.2),   -- of equity
+    max_drawdown      double precision NOT NULL DEFAULT 0.15 CHECK (max_drawdown BETWEEN 0.02 AND 0.5),        -- from the peak
+    pause             boolean NOT NULL DEFAULT false,                                                          -- no entries
     strategy_weights  jsonb NOT NULL DEFAULT '{"drl": 1.0}' CHECK (jsonb_typeof(strategy_weights) = 'object'),
     reasons           text NOT NULL,
     valid_until       timestamptz NOT NULL,

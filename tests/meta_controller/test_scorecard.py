@@ -32,8 +32,7 @@ from shared.settings import Settings
 from tests.helpers import NOON
 from tests.shared.spine_rows import own_database
 
-HOUR, DAY = 3600, 86_400
-HORIZONS = (4 * HOUR, 24 * HOUR)
+HOUR, DAY, HORIZONS = 3600, 86_400, (14_400, 86_400)
 STEP, DAYS = 8 * HOUR, 200
 MOMENTS = to_unix(NOON) - DAYS * DAY + STEP * np.arange(DAYS * DAY // STEP)
 NOW = NOON + timedelta(days=2)
@@ -237,11 +236,10 @@ def test_models_and_prompts_are_scored_apart(stored: tuple[Settings, Callable[[s
 
 
 def test_switches_are_counted_a_day_and_gaps_do_not_count(card: Scorecard, database: Database) -> None:
-    usual = UsualOdds()
-    for at, p in zip(MOMENTS.tolist(), WORLD.pool, strict=True):
+    usual, pools = UsualOdds(), list(zip(MOMENTS.tolist(), WORLD.pool.tolist(), strict=True))
+    for at, p in pools:
         usual.add(at, p[0], p[2])
-    words = [call_of(24 * HOUR, p.tolist(), "", usual.before(at)).regime
-             for at, p in zip(MOMENTS.tolist(), WORLD.pool, strict=True)]  # fmt: skip
+    words = [call_of(24 * HOUR, p, "", usual.before(at)).regime for at, p in pools]
     changes = sum(a != b for a, b in pairwise(words))
     rates = {(one.forecaster, one.horizon_s): one.a_day for one in card.switches}
     assert rates["pool", 24 * HOUR] == pytest.approx(changes / ((MOMENTS[-1] - MOMENTS[0]) / DAY))
@@ -366,6 +364,8 @@ def test_the_llm_reads_its_own_scores_without_what_it_may_have_read_about(databa
     assert told["24h"]["trend"]["brier"] == round(float(loss.mean()), 3)
     assert told["24h"]["trend"]["skill_vs_pool"] == round(skill(loss, pools), 3)
     assert json.loads(json.dumps(told)) == told
+    for model, prompt in (("small", "strategist.v2"), ("large", "strategist.v1")):
+        assert llm_scorecard(database, NOW, NOW, model, prompt) == {}
 
 
 LATER = {
@@ -398,8 +398,3 @@ def test_fewer_than_ten_scored_calls_say_nothing(database: Database, scored: int
     last = from_unix(int(LLM_MOMENTS[READ_ABOUT + scored - 1]))
     at: datetime = last + timedelta(hours=4)
     assert list(llm_scorecard(database, NOW, at, "small", "strategist.v1")) == said
-
-
-def test_another_model_or_prompt_has_no_scorecard_yet(database: Database) -> None:
-    assert llm_scorecard(database, NOW, NOW, "small", "strategist.v2") == {}
-    assert llm_scorecard(database, NOW, NOW, "large", "strategist.v1") == {}
