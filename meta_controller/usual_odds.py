@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left
 
 DAY_S = 86_400
-REACH_S = 120 * DAY_S
+REACH_S = 365 * DAY_S
 LEAST_S = 14 * DAY_S  # a shorter habit is none: the odds count as they are
 
 
