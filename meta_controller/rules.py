@@ -13,6 +13,7 @@ from meta_controller.controller import LONG_HORIZON_S, HorizonCall, Proposal, Re
 from shared.settings import RiskSettings
 
 SOURCE = "rules"
+TINY = 1e-6
 
 # A sustained rise is used to the full; without a trend fewer and smaller trades, as costs then weigh more; in
 # wild or falling markets little is held, losses count more, and a bad day ends sooner. target_volatility
@@ -31,9 +32,10 @@ def propose(calls: Sequence[HorizonCall], instruments: int, risk: RiskSettings) 
     """The calls as they are, and the steering of the long horizon's regime within the operator's limits."""
     long = next(call for call in calls if call.horizon_s == LONG_HORIZON_S)
     steering = within_operator(steer(long), risk)
+    leaning, hours = long.p_up / max(long.p_down, TINY) / long.usual_odds, LONG_HORIZON_S // 3600
     reasons = (
-        f"{long.regime} in the index of {instruments}: the {LONG_HORIZON_S // 3600}h call is trend {long.trend}, "
-        f"volatility {long.volatility}; target volatility {steering.target_volatility:.2f}, "
+        f"{long.regime} in the index of {instruments}: over {hours}h up against down {leaning:.2f} times as likely as "
+        f"usual, volatility {long.volatility}; target volatility {steering.target_volatility:.2f}, "
         f"exposure up to {steering.max_exposure:.2f}"
     )
     return Proposal(tuple(calls), steering, reasons)

@@ -64,6 +64,7 @@ def test_the_operators_limits_are_never_exceeded(trend: str) -> None:
 
 def test_the_reasons_are_one_sentence_with_its_numbers() -> None:
     reasons = propose("up", "mid").reasons
-    assert reasons.startswith("bull in the index of 2: the 24h call is trend up, volatility mid;")
+    told = "bull in the index of 2: over 24h up against down 8.00 times as likely as usual, volatility mid;"
+    assert reasons.startswith(told)
     assert reasons.endswith("target volatility 0.35, exposure up to 1.00")
     assert "\n" not in reasons
