@@ -108,11 +108,6 @@ def block_start(as_of: int) -> int:
     return (as_of - 1) // BLOCK_S * BLOCK_S
 
 
-def read_from(as_of: int) -> int:
-    """The first moment (Unix seconds) that a call at ``as_of`` looks back to."""
-    return block_start(as_of) - REACH_S
-
-
 def index_history(grid: Grid, start: int, last: int) -> MarketHistory:
     """The index of the block that begins at ``start``, with its reach, up to ``last`` (Unix seconds).
 

@@ -22,11 +22,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from meta_controller.controller import HORIZONS_S
+from meta_controller.market_index import DAY_S
 from meta_controller.outcomes import UNKNOWN
 from meta_controller.regimes.expert import CLASSES, Calls
 from shared.rows import FloatArray
 
-DAY_S = 86_400
 HALF_LIFE_S = 30 * DAY_S
 REACH_S = 120 * DAY_S  # four half-lives: what is older counts for less than a sixteenth, and is left out
 ETA = 3.0

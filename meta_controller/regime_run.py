@@ -54,9 +54,6 @@ class RegimeRun:
     odds: dict[int, UsualOdds] = field(default_factory=dict)  # the pool's, by horizon
     made: dict[int, FloatArray] = field(default_factory=dict)  # what was pooled, by moment
 
-    def weights(self, as_of: int, horizon_s: int) -> FloatArray:
-        return self.track.weights(as_of, horizon_s)
-
     def pooled(self, as_of: int) -> FloatArray:
         """[horizons, CLASSES]"""
         if as_of not in self.made:
@@ -76,7 +73,7 @@ class RegimeRun:
 
     def _reasons(self, as_of: int, horizon_s: int, six: FloatArray) -> str:
         rounds = self.track.scored_rounds(as_of, horizon_s)
-        weights = told(self.track.experts, self.weights(as_of, horizon_s))
+        weights = told(self.track.experts, self.track.weights(as_of, horizon_s))
         how = f"pool of experts weighed by {rounds} scored rounds" if rounds else "equal pool"
         leaning = six[2] / six[0] / self.usual_odds(as_of, horizon_s)
         return f"up against down {leaning:.2f} times as likely as usual; {how}: {weights}"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 
-DAY_S = 86_400
+from meta_controller.market_index import DAY_S
+
 REACH_S = 365 * DAY_S
 LEAST_S = 14 * DAY_S  # a shorter habit is none: the odds count as they are
 
@@ -20,10 +21,6 @@ class UsualOdds:
     def __init__(self) -> None:
         self._moments: list[int] = []
         self._logs: list[float] = []
-
-    def __contains__(self, as_of: int) -> bool:
-        at = bisect_left(self._moments, as_of)
-        return at < len(self._moments) and self._moments[at] == as_of
 
     def add(self, as_of: int, p_down: float, p_up: float) -> None:
         """Both above 0. Moments may come in any order; one that is there stays."""

@@ -73,11 +73,3 @@ VALUES (%(track)s, %(as_of)s, %(source)s, %(risk_aversion)s, %(turnover_penalty)
         %(target_volatility)s, %(max_exposure)s, %(max_position)s, %(daily_loss_limit)s, %(max_drawdown)s,
         %(pause)s, %(strategy_weights)s, %(reasons)s, %(valid_until)s, %(known_from)s, %(recorded_at)s)
 ON CONFLICT (track, as_of) DO NOTHING
-
--- name: config_of
--- The steering of a track at a moment.
-SELECT id FROM policy_config WHERE track = %(track)s AND as_of = %(as_of)s
-
--- name: tracks_written
--- Which tracks have their steering of a moment.
-SELECT array_agg(track ORDER BY track) AS tracks FROM policy_config WHERE as_of = %(as_of)s
