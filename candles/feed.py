@@ -25,13 +25,14 @@ from shared.exchanges import Exchange, ExchangeError
 from shared.exchanges.protocol import (
     BookTop,
     CandleUpdate,
+    NotListed,
     StreamEvent,
     StreamsCandles,
     StreamState,
     StreamTrouble,
     VenueStatus,
 )
-from shared.rows import Instrument
+from shared.rows import Instrument, InstrumentRules
 from shared.settings import Settings
 
 log = logging.getLogger("sextant.feed")
@@ -214,8 +215,8 @@ class Feed:
             watched.symbol = await self._venue_threads.run(self._exchange.resolve, watched.wanted)
             found = await self._database.run(self._store.find, watched.symbol)
         listed = watched.symbol or watched.wanted
-        rules = await self._venue_threads.run(self._exchange.rules, listed)
         known, last = found or (None, None)
+        rules = await self._rules(listed, known)
         watched.instrument = await self._database.run(self._store.under_rules, listed, known, rules, now)
         watched.symbol = watched.instrument.symbol
         if last is None:
@@ -227,6 +228,15 @@ class Feed:
             watched.state = SeriesState(self._pace, last, stored)
         if self._connected:
             watched.state.connected(to_unix(self._now))
+
+    async def _rules(self, symbol: str, known: Instrument | None) -> InstrumentRules:
+        """What the venue demands of an order today; where it lists the symbol no more, that is written down first."""
+        try:
+            return await self._venue_threads.run(self._exchange.rules, symbol)
+        except NotListed:
+            if known is not None:
+                await self._database.run(self._store.delist, known, self._now)
+            raise
 
     def _forget(self, watched: Watched) -> None:
         """The database is the memory: what was not written is asked anew once it is back."""

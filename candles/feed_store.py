@@ -12,7 +12,7 @@ import numpy as np
 from candles.feed_state import REFUSALS, Verdict
 from candles.feed_venue import VenueCheck
 from candles.intake import quarantine
-from candles.store import Written, add_instrument, known_series, refresh_rules, write_candles
+from candles.store import Written, add_instrument, delist, known_series, refresh_rules, write_candles
 from shared.alerts import Severity, raise_alert
 from shared.db import Database, DatabaseError, DatabaseUnavailable, load_queries
 from shared.exchanges import Exchange
@@ -47,9 +47,13 @@ class FeedStore:
         """The instrument with what the venue demands of an order today; made where it is not known."""
         self._hold_lock()
         if known is not None:
-            return refresh_rules(self._database, known, rules)
+            return refresh_rules(self._database, known, rules, now)
         name, provenance = self._exchange.name, self._exchange.provenance
         return add_instrument(self._database, name, symbol, self._timeframe_s, rules, provenance, now)
+
+    def delist(self, instrument: Instrument, now: datetime) -> None:
+        self._hold_lock()
+        delist(self._database, instrument, now)
 
     def read(self, instrument: Instrument, after: int, until: int) -> Candles:
         self._hold_lock()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -104,24 +104,30 @@ def add_instrument(
         "venue": venue,
         "symbol": symbol,
         "timeframe_s": timeframe_s,
-        "tick_size": rules.tick_size,
-        "lot_size": rules.lot_size,
-        "min_notional": rules.min_notional,
         "provenance": provenance,
         "recorded_at": recorded_at,
-    }
+    } | asdict(rules)
     added = database.fetch_rows(Instrument, load_queries("candles")["add_instrument"], params)
     if not added:
         raise _mixed(venue, symbol, provenance)
     return added[0]
 
 
-def refresh_rules(database: Database, instrument: Instrument, rules: InstrumentRules) -> Instrument:
+def refresh_rules(
+    database: Database, instrument: Instrument, rules: InstrumentRules, recorded_at: datetime
+) -> Instrument:
     """The instrument under the venue's rules of today: a file states none, and venues change theirs."""
-    if rules == InstrumentRules(instrument.tick_size, instrument.lot_size, instrument.min_notional):
-        return instrument
-    database.execute(load_queries("candles")["refresh_rules"], {"id": instrument.id} | asdict(rules))
-    return replace(instrument, tick_size=rules.tick_size, lot_size=rules.lot_size, min_notional=rules.min_notional)
+    changed = replace(instrument, **asdict(rules))
+    if changed != instrument:
+        params = {"id": instrument.id, "recorded_at": recorded_at} | asdict(rules)
+        database.execute(load_queries("candles")["refresh_rules"], params)
+    return changed
+
+
+def delist(database: Database, instrument: Instrument, recorded_at: datetime) -> Instrument:
+    """The instrument as one that its venue no longer lists; its last rules stay known."""
+    rules = InstrumentRules(**{field.name: getattr(instrument, field.name) for field in fields(InstrumentRules)})
+    return refresh_rules(database, instrument, replace(rules, status="delisted"), recorded_at)
 
 
 def _mixed(venue: str, symbol: str, provenance: str) -> JobError:

@@ -1,155 +1,160 @@
-"""The operator's hand: make a paper wallet, pause it, resume it; ask for a new encoder.
+"""The operator's hand: wallets and their limits, money in and out, stopping and resuming; ask for a new encoder.
 
-Writes wallets, limits, cash_flows, commands.
+Writes wallets, limits, cash_flows, commands, and the KILL files.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-import uuid
-from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Callable
+from decimal import Decimal
 
-from shared.db import Database, load_queries
+from pipeline.commands import ask_for_encoder, issue_command, operator_name
+from pipeline.funding import adopt, adopt_managed_capital, pay
+from pipeline.stopping import STOPS, WISH, resume_command, stop_command, wallet_state
+from pipeline.wallets import change_limits, create_live_wallet, create_wallet, limit_lines
+from shared.db import load_queries
 from shared.job import Context, Outcome, UsageError, job_parser, run_job_command
-from shared.money import LARGEST_EXACT, to_money
-from shared.settings import SYMBOL_PATTERN, Settings
+from shared.settings import HomeSettings
+from shared.wallets_file import load_wallets, parse_amount
 
-COMMAND_LIFETIME = timedelta(hours=1)
-RETRAIN_LIFETIME = timedelta(hours=24)  # taken hourly, when no training runs
+__all__ = ["ask_for_encoder", "create_wallet", "issue_command", "main"]
 
-
-def _check_terms(name: str, symbols: Sequence[str], capital: float) -> str:
-    """The wallet's quote currency; UsageError for terms that could never be traded, for they never change."""
-    if not re.fullmatch(r"[a-z0-9_-]+", name):
-        raise UsageError(f"a wallet is named in a-z, 0-9, _ and -, like demo or btc-2026; {name!r} is not")
-    strange = [symbol for symbol in symbols if not re.fullmatch(SYMBOL_PATTERN, symbol)]
-    if strange:
-        raise UsageError(f"a symbol is written BASE/QUOTE in capitals, like BTC/USDT; {', '.join(strange)} is not")
-    if len(set(symbols)) < len(symbols):
-        raise UsageError(f"each symbol may be named once: {', '.join(symbols)}")
-    quotes = {symbol.partition("/")[2] for symbol in symbols}
-    if len(quotes) != 1:
-        raise UsageError(f"a wallet has one quote currency; {', '.join(symbols)} have {', '.join(sorted(quotes))}")
-    if not 0 < capital < LARGEST_EXACT:
-        raise UsageError(f"a wallet opens with more than 0 and less than {LARGEST_EXACT:,.0f}; {capital:g} is not")
-    return quotes.pop()
+LIMITS = ("max_order_notional", "max_orders_a_day", "max_day_notional", "max_position_notional", "ramp_days",
+          "ramp_exposure")  # fmt: skip
+OPENING = 10_000.0
 
 
-def create_wallet(
-    database: Database,
-    settings: Settings,
-    at: datetime,
-    name: str,
-    venue: str,
-    symbols: Sequence[str],
-    capital: float,
-    track: str = "live",
-) -> bool:
-    """A paper wallet with its limits and its first deposit, in one transaction; False when the name is taken.
-
-    It starts paused: nothing is traded before a ``resume``.
-    """
-    quote, queries = _check_terms(name, symbols, capital), load_queries("cli")
-    with database.transaction():
-        wallet = database.fetch_one(
-            queries["insert_wallet"],
-            {
-                "name": name,
-                "venue": venue,
-                "quote": quote,
-                "track": track,
-                "taker_fee_bps": settings.execution.taker_fee_bps,
-                "slippage_bps": settings.execution.slippage_bps,
-                "impact": settings.execution.impact,
-                "at": at,
-            },
-        )
-        if wallet is None:
-            return False
-        limits = {
-            "wallet_id": wallet["id"],
-            "symbols": list(symbols),
-            "max_order_notional": to_money(settings.risk.max_order_notional),
-            "max_orders_a_day": settings.risk.max_orders_a_day,
-            "at": at,
-        }
-        database.execute(queries["insert_limits"], limits)
-        deposit = {
-            "wallet_id": wallet["id"],
-            "asset": quote,
-            "amount": to_money(capital),
-            "reference": "opening deposit",
-            "at": at,
-        }
-        database.execute(queries["insert_cash_flow"], deposit)
-    return True
+def _retrain(context: Context) -> Outcome:
+    a = context.arguments
+    ask_for_encoder(context.database, context.clock.now(), a.reason or WISH, operator_name())
+    return Outcome("done", {"next": "`python -m encoder.retrain` takes it within the hour, where it is scheduled"})
 
 
-def issue_command(
-    database: Database, at: datetime, wallet: str, command: str, reason: str, issuer: str, key: str | None = None
-) -> bool:
-    """Writes a pause or resume; False when this idempotency key was used before. UsageError: no such wallet."""
-    row = _command_row(at, command, reason, issuer, key, COMMAND_LIFETIME) | {"wallet": wallet}
-    if database.execute(load_queries("cli")["insert_command"], row):
-        return True
-    if not database.fetch("SELECT FROM wallets WHERE name = %(wallet)s", row):
-        raise UsageError(f"there is no wallet {wallet!r}; `make status` lists them, `make wallet` makes one")
-    return False
-
-
-def ask_for_encoder(database: Database, at: datetime, reason: str, issuer: str, key: str | None = None) -> bool:
-    """Writes a command that asks for a new encoder; False when this idempotency key was used before."""
-    row = _command_row(at, "retrain-encoder", reason, issuer, key, RETRAIN_LIFETIME)
-    return bool(database.execute(load_queries("cli")["insert_retrain_command"], row))
-
-
-def _command_row(
-    at: datetime, command: str, reason: str, issuer: str, key: str | None, lifetime: timedelta
-) -> dict[str, Any]:
-    if not reason.strip():
-        raise UsageError(f"say why: a {command} is written down with its reason")
-    return {
-        "command": command,
-        "reason": reason,
-        "issuer": issuer,
-        "idempotency_key": key or str(uuid.uuid4()),
-        "at": at,
-        "expires_at": at + lifetime,
-    }
-
-
-def _command(context: Context) -> Outcome:
-    a, database, now = context.arguments, context.database, context.clock.now()
-    if a.action == "retrain":
-        ask_for_encoder(database, now, a.reason, "cli")
-        return Outcome("done", {"next": "`python -m encoder.retrain` takes it within the hour, where it is scheduled"})
-    if a.wallet is None:
-        raise UsageError(f"{a.action} which wallet? `make status` lists them")
-    if a.action != "wallet":
-        issue_command(database, now, a.wallet, a.action, a.reason, "cli")
-        return Outcome("done", {a.action: a.wallet})
-    universe = context.settings.universe
-    venue, symbols = a.venue or universe.venue, a.symbols or universe.symbols
-    made = create_wallet(database, context.settings, now, a.wallet, venue, symbols, a.capital, a.track)
+def _wallet(context: Context) -> Outcome:
+    a, database, now, name = context.arguments, context.database, context.clock.now(), _named(context)
+    if a.mode == "live":
+        given = [option for option in ("capital", "venue", "symbols", "track") if getattr(a, option) is not None]
+        if given:
+            raise UsageError(f"the terms of a live wallet are in config/wallets.json: {', '.join(given)} belong there")
+        made = create_live_wallet(database, context.settings, now, load_wallets().entry(name))
+        then = f"start the sender, which finds what its account holds; then `make go-live WALLET={name}`"
+    else:
+        universe, capital = context.settings.universe, OPENING if a.capital is None else a.capital
+        venue, symbols = a.venue or universe.venue, a.symbols or universe.symbols
+        made = create_wallet(database, context.settings, now, name, venue, symbols, capital, a.track or "live")
+        then = "it is paused: `make resume WALLET=… REASON=…` lets it trade"
     if not made:
-        raise UsageError(f"wallet {a.wallet!r} exists already; a wallet's terms never change, choose another name")
-    return Outcome("done", {"wallet": a.wallet, "next": "it is paused: `make resume WALLET=… REASON=…` lets it trade"})
+        raise UsageError(f"wallet {name!r} exists already; a wallet's terms never change, choose another name")
+    return Outcome("done", {"wallet": name, "mode": a.mode, "next": then})
+
+
+def _wallets(context: Context) -> Outcome:
+    queries, home = load_queries("operator"), HomeSettings().home_path
+    stops = {row["name"]: row for row in context.database.fetch(queries["wallet_stops"], {"now": context.clock.now()})}
+    rows = context.database.fetch(queries["wallet_list"])
+    for row in rows:
+        let = {None: "never let live", True: "let live", False: "not let live"}[row["granted"]]
+        print(f"{row['name']}: {row['mode']} wallet on {row['venue']}, track {row['track']}"
+              + (f", {let}" if row["mode"] == "live" else ""))  # fmt: skip
+        print(f"  equity {row['equity']:,.2f} {row['quote']}, cash {row['cash']:,.2f}")
+        print(f"  not managed on its account: {row['unmanaged'] or 'nothing that is known'}" if row["mode"] == "live"
+              else "  paper money")  # fmt: skip
+        print(f"  {wallet_state(home, stops[row['name']])}")
+        print("\n".join(f"  {line}" for line in limit_lines(row, row["quote"])))
+    return Outcome("done" if rows else "nothing", {"wallets": len(rows)})
+
+
+def _limits(context: Context) -> Outcome:
+    a, name = context.arguments, _named(context)
+    changes = {limit: getattr(a, limit) for limit in (*LIMITS, "symbols") if getattr(a, limit) is not None}
+    limits = change_limits(context.database, context.clock.now(), name, changes)
+    quote = limits["symbols"][0].partition("/")[2]
+    print("\n".join([f"{name}:", *(f"  {line}" for line in limit_lines(limits, quote))]))
+    return Outcome("done" if changes else "nothing", {"limits": name, "changed": sorted(changes)})
+
+
+def _adopt(context: Context) -> Outcome:
+    a, name, now = context.arguments, _named(context), context.clock.now()
+    if a.asset is None and a.quantity is None:
+        adopted = adopt_managed_capital(context.database, now, load_wallets().entry(name))
+        if adopted is None:
+            raise UsageError(
+                f"there is no managed_capital of {name} to adopt: config/wallets.json names none, or the wallet "
+                "manages money already; name ASSET=… and QTY=…"
+            )
+        return Outcome("done", {"wallet": name, "adopted": adopted})
+    if a.asset is None or a.quantity is None:
+        raise UsageError("adopt what? ASSET=… and QTY=…, or neither for config/wallets.json's managed_capital")
+    value = adopt(context.database, now, name, a.asset, _amount(a.quantity), a.key)
+    if value is None:
+        return Outcome("nothing", {"wallet": name, "because": "this KEY was used before"})
+    return Outcome("done", {"wallet": name, "adopted": f"{a.quantity} {a.asset}", "value": value})
+
+
+def _pay(context: Context) -> Outcome:
+    a, name = context.arguments, _named(context)
+    if a.quantity is None:
+        raise UsageError("how much? QTY=…, in the wallet's quote currency")
+    amount = _amount(a.quantity) * (1 if a.action == "wallet-deposit" else -1)
+    cash = pay(context.database, context.clock.now(), name, amount, a.key)
+    if cash is None:
+        return Outcome("nothing", {"wallet": name, "because": "this KEY was used before"})
+    return Outcome("done", {"wallet": name, "paid": amount, "cash": cash})
+
+
+def _named(context: Context) -> str:
+    name: str | None = context.arguments.wallet
+    if name is None:
+        raise UsageError(f"{context.arguments.action} which wallet? WALLET=…; `make wallets` lists them")
+    return name
+
+
+def _amount(text: str) -> Decimal:
+    try:
+        return parse_amount(text)
+    except ValueError as error:
+        raise UsageError(f"QTY={text}: {error}") from None
+
+
+ACTIONS: dict[str, Callable[[Context], Outcome]] = {
+    "wallet": _wallet,
+    "wallets": _wallets,
+    "limits": _limits,
+    "wallet-adopt": _adopt,
+    "wallet-deposit": _pay,
+    "wallet-withdraw": _pay,
+    "resume": resume_command,
+    "retrain": _retrain,
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = job_parser("Wallets, their limits and money; pause, kill, halt, resume; ask for a new encoder.")
+    parser.add_argument("action", choices=(*ACTIONS, *STOPS))
+    parser.add_argument("wallet", nargs="?", help="of all actions but wallets and retrain")
+    parser.add_argument("--reason")
+    parser.add_argument("--all", action="store_true", help="pause, kill, halt, resume: every wallet")
+    parser.add_argument("--flatten", action="store_true", help="kill: and sell what is held, in steps")
+    parser.add_argument("--mode", choices=("paper", "live"), default="paper")
+    parser.add_argument("--capital", type=float, help=f"of a paper wallet; {OPENING:g} where not given")
+    parser.add_argument("--venue")
+    parser.add_argument("--symbols", nargs="+")
+    parser.add_argument("--track", choices=("live", "rules", "llm", "static"))
+    parser.add_argument("--asset", help="wallet-adopt: which of those on the account")
+    parser.add_argument("--quantity", help="wallet-adopt, wallet-deposit, wallet-withdraw")
+    parser.add_argument("--key", help="idempotency: the same payment or adoption twice under one key is one")
+    for limit in LIMITS:
+        parser.add_argument(f"--{limit.replace('_', '-')}")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser: argparse.ArgumentParser = job_parser("Make a paper wallet; pause or resume one; ask for a new encoder.")
-    parser.add_argument("action", choices=("wallet", "pause", "resume", "retrain"))
-    parser.add_argument("wallet", nargs="?", help="of all actions but retrain")
-    parser.add_argument("--reason", default="operator's wish")
-    parser.add_argument("--capital", type=float, default=10_000.0)
-    parser.add_argument("--venue")
-    parser.add_argument("--symbols", nargs="+")
-    parser.add_argument("--track", choices=("live", "rules", "llm", "static"), default="live")
-    return run_job_command("cli", parser, _command, argv)
+    parser = _parser()
+    if parser.parse_args(argv).action in STOPS:
+        return stop_command(parser, argv)
+    return run_job_command("cli", parser, lambda context: ACTIONS[context.arguments.action](context), argv)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from rich.text import Text
 from pipeline.promote import promotion_line
 from pipeline.schedule import cron_trigger
 from pipeline.status_steering import llm_lines, silence, steering_table
+from pipeline.stopping import wallet_state
 from shared.clock import open_clock
 from shared.db import Database, load_queries
 from shared.errors import SextantError
@@ -42,8 +43,9 @@ def next_run(job: ScheduledJob, now: datetime) -> datetime | None:
     return at
 
 
-def print_wallets(database: Database, now: datetime, console: Console) -> None:
+def print_wallets(database: Database, settings: Settings, now: datetime, console: Console) -> None:
     queries = load_queries("cli")
+    states = wallet_states(database, settings, now)
     positions = database.fetch(queries["wallet_positions"])
     for w in database.fetch(queries["wallet_overview"], {"now": now}):
         held = [f"{p['quantity'].normalize():f} {p['symbol']}" for p in positions if p["wallet_id"] == w["id"]]
@@ -55,9 +57,27 @@ def print_wallets(database: Database, now: datetime, console: Console) -> None:
         for line in (
             f"  equity {w['equity']:,.2f} {w['quote']} ({today:+,.2f} today), cash {w['cash']:,.2f}",
             f"  holds {', '.join(held) or 'nothing'}",
-            f"  last decision {decided}; operator said: {w['last_command'] or 'nothing yet, so it is paused'}",
+            f"  last decision {decided}; {states[w['name']]}",
+            *(live_lines(database, w, now) if w["mode"] == "live" else ()),
         ):
             _print_plain(console, line)
+
+
+def wallet_states(database: Database, settings: Settings, now: datetime) -> dict[str, str]:
+    """What each wallet may do, and why not more: its operator's commands, KILL files and emergency stops."""
+    rows = database.fetch(load_queries("operator")["wallet_stops"], {"now": now})
+    return {row["name"]: wallet_state(settings.home_path, row) for row in rows}
+
+
+def live_lines(database: Database, wallet: Row, now: datetime) -> list[str]:
+    """How ledger and account agree, and what is under way at the venue."""
+    row = database.fetch_one(load_queries("cli")["live_wallet"], {"wallet_id": wallet["id"]})
+    assert row is not None
+    if row["recorded_at"] is None:
+        return ["  its account was never reconciled: is the sender running?"]
+    found = f"  reconciled {age(now, row['recorded_at'])}: matched {row['matched']}, unmatched {row['unmatched']}"
+    held = f"; not managed: {row['unmanaged']}" if row["unmanaged"] else ""
+    return [f"{found}; {row['stops']} stops rest, {row['undecided']} orders of unknown fate{held}"]
 
 
 def _print_plain(console: Console, line: str) -> None:
@@ -123,9 +143,10 @@ def blockers(database: Database, settings: Settings, now: datetime) -> list[str]
     kinds = {m["kind"] for m in database.fetch(queries["active_models"])}
     if wallets and "policy" not in kinds:
         found.append("no active policy model: the baseline trades; `make train-encoder`, then `make train-policy`")
+    states = wallet_states(database, settings, now)
     for wallet in wallets:
-        if not (wallet["last_command"] or "").startswith("resume"):
-            found.append(f"{wallet['name']} is paused ({wallet['last_command'] or 'never resumed'}): `make resume`")
+        if states[wallet["name"]] != "trades":
+            found.append(f"{wallet['name']}: {states[wallet['name']]}; `make resume WALLET={wallet['name']} REASON=…`")
         found += silence(database, wallet, now)
         for symbol in wallet["symbols"]:
             at = newest.get((wallet["venue"], symbol))
@@ -138,7 +159,7 @@ def blockers(database: Database, settings: Settings, now: datetime) -> list[str]
 
 def show(database: Database, settings: Settings, now: datetime, console: Console) -> None:
     queries = load_queries("cli")
-    print_wallets(database, now, console)
+    print_wallets(database, settings, now, console)
     console.print(jobs_table(database, settings, now), data_table(database, now))
     for line in venue_lines(database, now):
         _print_plain(console, line)

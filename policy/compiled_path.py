@@ -18,14 +18,14 @@ from shared.simulation.compiled import compiled
 DECISION = ("full_weight", "want", "weigh", "day_start_equity", "_clipped", "observe_book", "plan_order", "plan_orders")
 ENVIRONMENT = (
     "next_uniform", "first_bar_from", "bars_closed_by", "steering_of_row", "draw_steering", "draw_slots", "look_up",
-    "hold_some", "reset_book", "jump", "decide_book", "move_on", "look_at_book", "observe_one", "reward_of",
-    "step_book", "step_books", "reset_books",
+    "look_back", "hold_some", "reset_book", "jump", "decide_book", "move_on", "look_at_book", "observe_one",
+    "reward_of", "step_book", "step_books", "reset_books",
 )  # fmt: skip
 
 
 def _compile() -> dict[str, Any]:
     known = dict(compiled)
-    known |= compile_functions(risk_context, ("no_entry",), known)
+    known |= compile_functions(risk_context, ("no_entry", "stop_of"), known)
     known |= compile_functions(decision_kernel, DECISION, known)
     rules = [_compile_rule(rule, known) for rule in risk_rules.RULES.values()]
     known["limit"] = chain(rules)

@@ -6,6 +6,7 @@ compiled and batched (policy.trading_env), and is tested to decide the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ from policy.decision_kernel import MARKET_SIZE, OBSERVATION_SIZE, Bools
 from policy.execution.plan import Plan, Sizing, TradingRules, in_words
 from policy.observation import CONFIG_LOW, CONFIG_SPAN, View, observation_hash
 from policy.risk import limit_and_explain
-from policy.risk.context import Clamp, Notes, OperatorLimits, RiskContext
+from policy.risk.context import WORST_DAYS, Clamp, Notes, OperatorLimits, PortfolioState, RiskContext
+from policy.risk.history import PortfolioHistory
 from policy.strategies import BASELINE, blend, contributions_of, opinions_of
 from policy.strategies.residual import Residual
 from shared.rows import FloatArray
@@ -52,6 +54,7 @@ class Circumstances:
     in_flight: Bools  # [N]: an order whose end is not known yet
     wallet_paused: bool
     doubts: tuple[str, ...]  # [N]: what forbids entries, empty where nothing does
+    state: PortfolioState | None = None  # None: of a book that no order or stop ever touched
 
 
 def observe(view: View, observe_book: ObserveBook = decision_kernel.observe_book) -> NDArray[np.float32]:
@@ -78,7 +81,7 @@ def decide(
     opinions = opinions_of(view, residual, config.strategy_weights)
     contributions = contributions_of(opinions, config.strategy_weights)
     wanted = blend(contributions)
-    context = risk_context(view, circumstances)
+    context = risk_context(view, circumstances, residual)
     allowed, clamps = limit_and_explain(wanted, context, Notes(circumstances.wallet_paused, circumstances.doubts))
     return Decision(
         wanted=wanted,
@@ -93,21 +96,41 @@ def decide(
     )
 
 
-def risk_context(view: View, circumstances: Circumstances) -> RiskContext:
-    """The stricter of what the steering and the operator allow, and the state of the book."""
-    steering, operator = view.steering, circumstances.operator
+def risk_context(view: View, circumstances: Circumstances, residual: Residual | None = None) -> RiskContext:
+    """The stricter of what the steering and the operator allow, the state of the book, and what is known of returns.
+
+    Correlations and ranges are left unknown where no rule asks for them."""
+    steering, operator, market, book = view.steering, circumstances.operator, view.market, view.book
+    n, rules = len(market.prices), operator.rules
+    history = market.history or PortfolioHistory.unknown(n)
+    state = circumstances.state or PortfolioState.fresh(n)
+    agreement = np.ones(n) if residual is None else np.where(market.complete, residual.agreement, 1.0)
     return RiskContext(
         max_position=min(steering.max_position, operator.max_position),
         max_exposure=min(steering.max_exposure, operator.max_exposure),
         daily_loss_limit=min(steering.daily_loss_limit, operator.daily_loss_limit),
         max_drawdown=min(steering.max_drawdown, operator.max_drawdown),
         max_step=operator.max_step,
-        day_return=view.book.day_return,
-        drawdown=view.book.drawdown,
-        paused=circumstances.wallet_paused or view.market.config.pause,
-        held_weights=view.book.weights(view.market.prices),
-        ood=view.market.ood,
+        day_return=book.day_return,
+        drawdown=book.drawdown,
+        paused=circumstances.wallet_paused or market.config.pause,
+        held_weights=book.weights(market.prices),
+        ood=market.ood,
         doubtful=np.array([bool(doubt) for doubt in circumstances.doubts], dtype=np.bool_),
+        rules=rules,
+        spendable=(book.cash - state.reserved) / book.equity if book.equity > 0.0 else math.inf,
+        confidence=agreement,
+        atr=history.ranges(rules),
+        correlation=history.correlations(rules),
+        tail=history.tails(rules),
+        daily=history.closes.daily,
+        day_row=history.row,
+        day_stride=history.closes.stride,
+        column=np.arange(n),
+        losses=np.zeros(WORST_DAYS),
+        stopped_out=state.stopped_out,
+        since_fill_s=state.since_fill_s,
+        age_s=state.age_s,
     )
 
 

@@ -14,7 +14,9 @@ from psycopg.types.json import Json
 from policy.decision_path import Decision
 from policy.observation import View
 from policy.policy_model import PolicyModel
+from policy.risk.emergency import Stop
 from policy.strategies import BASELINE
+from shared.alerts import raise_alert
 from shared.db import Database, load_queries
 from shared.money import to_money
 from shared.rows import Instrument
@@ -41,22 +43,41 @@ def write_decision(
     decision: Decision,
     policy: PolicyModel | None,
     timing: Timing,
+    units: float = 1.0,
 ) -> tuple[int, int]:
-    """Writes (decisions, orders), all or nothing. An instrument without a price has neither."""
+    """Writes (decisions, orders), all or nothing, and each clamp beside. An instrument without a price has neither."""
     queries, priced = load_queries("policy"), np.flatnonzero(np.isfinite(view.market.prices)).tolist()
     orders = 0
     with database.transaction():
         installation = database.fetch_one(queries["installation"])
         assert installation is not None
         for n in priced:
-            row = _decision_row(n, wallet, instruments[n], view, decision, policy, timing)
+            row = _decision_row(n, wallet, instruments[n], view, decision, policy, timing) | {"units": units}
             written = database.fetch_one(queries["insert_decision"], row)
             assert written is not None
+            event = {
+                "wallet_id": wallet["id"], "instrument_id": instruments[n].id, "decision_id": written["id"],
+                "kind": "clamp", "as_of": timing.as_of, "recorded_at": timing.now,
+            }  # fmt: skip
+            database.execute_many(queries["insert_risk_event"], [event | asdict(clamp) for clamp in decision.clamps[n]])
             if decision.plan.quantity[n] != 0.0:
                 order = _order_row(n, wallet, instruments[n], view, decision, timing)
                 order |= {"id": uuid.uuid5(installation["id"], order.pop("key")), "decision_id": written["id"]}
                 orders += database.execute(queries["insert_order"], order)
+        if orders:
+            database.fetch(queries["notify_intents"], {"wallet": wallet["name"]})
     return len(priced), orders
+
+
+def write_stop(database: Database, wallet: Mapping[str, Any], stop: Stop, timing: Timing) -> None:
+    """An emergency stop, until the operator resumes the wallet, and the alarm that goes with it."""
+    event = {
+        "wallet_id": wallet["id"], "instrument_id": None, "decision_id": None, "kind": "stop", "rule": stop.rule,
+        "as_of": timing.as_of, "before": None, "after": None, "because": stop.because, "recorded_at": timing.now,
+    }  # fmt: skip
+    database.execute(load_queries("policy")["insert_risk_event"], event)
+    told = f"wallet {wallet['name']} is stopped, {stop.rule}: {stop.because}. No entries until `make resume`"
+    raise_alert(database, timing.now, "critical", f"emergency-{stop.rule}:{wallet['name']}", told)
 
 
 def _decision_row(

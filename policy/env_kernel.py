@@ -136,6 +136,21 @@ def look_up(data: Data, books: Books, b: int, scratch: Scratch) -> None:
         scratch.in_flight[n] = books.order[b, n] != 0.0
 
 
+def look_back(data: Data, books: Books, b: int, scratch: Scratch) -> None:
+    """What the past says of the book's instruments at its time, as far as a rule asks."""
+    i, slot = books.moment[b], books.slot[b]
+    if len(data.tails) > 1:
+        for n in range(len(slot)):
+            scratch.tail[n] = data.tails[i, slot[n]]
+    if len(data.ranges) > 1:
+        for n in range(len(slot)):
+            scratch.atr[n] = data.ranges[i, slot[n]]
+    if len(data.correlations) > 1:
+        for n in range(len(slot)):
+            for k in range(len(slot)):
+                scratch.correlation[n, k] = data.correlations[i, slot[n], slot[k]]
+
+
 def reset_book(data: Data, draws: Draws, books: Books, b: int, start: int, scratch: Scratch) -> None:
     """A new episode at decision time ``start``, or at a random one when that is negative."""
     i = start if start >= 0 else data.starts[int(next_uniform(books.random, b) * len(data.starts))]
@@ -209,10 +224,14 @@ def decide_book(data: Data, draws: Draws, books: Books, b: int, scratch: Scratch
     want(
         scratch.trend, scratch.volatility, scratch.action, scratch.agreement, draws.reach, steering, scratch.wanted
     )  # fmt: skip
+    look_back(data, books, b, scratch)
     day_return = books.equity[b] / books.day_start[b] - 1.0 if books.day_start[b] > 0.0 else 0.0
     context = RiskContext(
         steering.max_position, steering.max_exposure, steering.daily_loss_limit, steering.max_drawdown, draws.max_step,
         day_return, 1.0 - books.equity[b] / books.peak[b], False, scratch.weights, scratch.ood, scratch.doubtful,
+        draws.rules, books.cash[b] / books.equity[b] if books.equity[b] > 0.0 else math.inf, scratch.agreement,
+        scratch.atr, scratch.correlation, scratch.tail, data.daily, i, data.day_stride, books.slot[b], scratch.losses,
+        scratch.stopped_out, scratch.since_fill_s, scratch.age_s,
     )  # fmt: skip
     limit(scratch.wanted, context)
     plan_orders(

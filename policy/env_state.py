@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy.decision_kernel import Bools, Floats32
+from policy.risk.context import RiskParameters
 from shared.simulation.kernel import Floats, Ints
 
 Words = NDArray[np.uint64]
@@ -30,7 +31,9 @@ FEE, HALF_SPREAD, IMPACT = 0, 1, 2  # columns of Books.costs
 
 class Data(NamedTuple):
     """TrainingData, its bars and its rules as arrays. ``starts``: indices of decision times that an episode may begin
-    or go on at; ``config_low``, ``config_span``: how steering is shown (policy.observation)."""
+    or go on at; ``config_low``, ``config_span``: how steering is shown (policy.observation). ``daily``, ``ranges``,
+    ``tails`` [T, M] and ``correlations`` [T, M, M] are what policy.risk.history makes of ``price``, so of this data
+    alone; those that no rule asks for have one row."""
 
     times: Ints
     price: Floats
@@ -55,6 +58,11 @@ class Data(NamedTuple):
     starts: Ints
     config_low: Floats
     config_span: Floats
+    daily: Floats
+    ranges: Floats
+    tails: Floats
+    correlations: Floats
+    day_stride: int
 
 
 class Draws(NamedTuple):
@@ -69,6 +77,7 @@ class Draws(NamedTuple):
     delays: Ints
     band: float
     max_step: float
+    rules: RiskParameters
     max_order_notional: float
     reach: float
     capital: float
@@ -111,7 +120,8 @@ class Books(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Room for one decision, [N] each."""
+    """Room for one decision, [N] each. No book here is ever ``stopped_out``,
+    filled a while ago (``since_fill_s``) or old (``age_s``): a rule that asks acts on wallets only."""
 
     price: Floats
     trend: Floats
@@ -124,11 +134,18 @@ class Scratch(NamedTuple):
     weights: Floats
     wanted: Floats
     quantity: Floats
+    atr: Floats
+    tail: Floats
+    age_s: Floats
     reason: Ints
     complete: Bools
     tradable: Bools
     in_flight: Bools
     doubtful: Bools
+    stopped_out: Bools
+    since_fill_s: Floats
+    correlation: Floats
+    losses: Floats
     market: Floats32  # [N, MARKET_SIZE]
     shuffled: Ints  # [M]
     no_equity: Floats

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from policy.decision_kernel import MARKET_SIZE
 from policy.observation import EMBEDDING_SIZE, HORIZONS_S, Market, market_block
 from policy.risk.context import OperatorLimits
-from policy.signals import ClosesOnGrid, Signal, signal_window
+from policy.risk.history import CloseHistory, PortfolioHistory
+from policy.signals import DAY_S, ClosesOnGrid, Signal, signal_window
 from shared.clock import from_unix, to_unix
 from shared.db import Database, load_queries
 from shared.embeddings import read_embeddings
@@ -57,6 +58,10 @@ class Inputs:
             ClosesOnGrid(read_candles(database, i.id, timeframe_s, since, end), timeframe_s, first_close, last_close)
             for i in instruments
         ]
+        served = self._closes[0].row(first_close)
+        self._history = CloseHistory(
+            np.stack([closes.closes for closes in self._closes], axis=1), DAY_S // timeframe_s, served
+        )
         ids = [i.id for i in instruments]
         self._embeddings = (
             {}
@@ -105,6 +110,7 @@ class Inputs:
             doubts=_doubts(tradable, embedded, states is not None),
             states=states,
             config=self._config_at(as_of),
+            history=PortfolioHistory(self._history, self._closes[0].row(t)),
         )
 
     def _embeddings_at(self, t: int) -> tuple[NDArray[np.float32], FloatArray]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policy.decision_kernel import MARKET_SIZE, OBSERVATION_LIMIT, OBSERVATION_SIZE, Bools, Steering
+from policy.risk.history import PortfolioHistory
 from shared.rows import POLICY_CONFIG_BOUNDS, FloatArray, MarketState, PolicyConfig
 
 EMBEDDING_SIZE = 64
@@ -65,7 +66,8 @@ class Market:
 
     ``prices`` are NaN where there never was one, ``ood`` where there is no embedding; ``trend`` and ``volatility`` are
     0 where too little is known. ``block`` [N, MARKET_SIZE] float32 is the market's side of the observation, of use
-    where ``complete``. ``doubts`` [N] name what is missing or stale, empty when nothing is."""
+    where ``complete``. ``doubts`` [N] name what is missing or stale, empty when nothing is. ``history`` is what the
+    risk rules know of returns over days, None where nothing is."""
 
     prices: FloatArray
     trend: FloatArray
@@ -77,6 +79,7 @@ class Market:
     doubts: tuple[str, ...]
     states: tuple[MarketState, MarketState] | None
     config: PolicyConfig
+    history: PortfolioHistory | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The trader: settle, then on the decision clock observe, decide, blend, limit, plan, and write it down.
 
-Input: market_data, embeddings, market_state, policy_config, models, wallets, limits, commands, fills.
-Output: decisions and orders, in one transaction a wallet; orders.state when settling. It sends nothing.
+Input: market_data, embeddings, market_state, policy_config, models, wallets, limits, commands, cash_flows, fills.
+Output: decisions, orders and risk_events, in one transaction a wallet; orders.state when settling. It sends nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -18,13 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy.book import History, make_book, midnight
-from policy.decision_path import Circumstances, decide
-from policy.decision_rows import Timing, write_decision
+from policy.decision_path import Circumstances, decide, risk_context
+from policy.decision_rows import Timing, write_decision, write_stop
 from policy.execution.plan import TradingRules
 from policy.inputs import DEFAULT_SOURCE, NO_CANDLES, Inputs
-from policy.observation import Market, View, steering_of
+from policy.observation import Book, Market, View, steering_of
 from policy.policy_model import PolicyModel, usable_policy
+from policy.portfolio_state import read_portfolio_state
 from policy.risk.context import OperatorLimits
+from policy.risk.emergency import triggers
 from policy.strategies import STRATEGIES
 from shared.alerts import Severity, raise_alert
 from shared.clock import Clock, floor_time
@@ -33,6 +35,7 @@ from shared.job import Outcome, job, job_parser, run_job_command
 from shared.money import to_float
 from shared.rows import FloatArray, Instrument
 from shared.settings import Settings
+from shared.simulation import kernel
 
 log = logging.getLogger("sextant.trader")
 VENUE_CHECK_HOLDS = timedelta(minutes=15)  # the feed looks at the venue at least once a base candle
@@ -69,12 +72,19 @@ def operator_limits(settings: Settings) -> OperatorLimits:
 
 
 def trading_rules(
-    instruments: Sequence[Instrument], settings: Settings, max_order_notional: Decimal | None = None
+    instruments: Sequence[Instrument],
+    settings: Settings,
+    max_order_notional: Decimal | None = None,
+    prices: FloatArray | None = None,
 ) -> TradingRules:
+    """``prices`` [N]: what a venue's least quantity is worth now; without them only its least value counts."""
+    least = np.array([to_float(i.min_notional) for i in instruments])
+    if prices is not None:
+        least = np.fmax(least, np.array([to_float(i.min_quantity) for i in instruments]) * prices)
     return TradingRules(
         tick=np.array([to_float(i.tick_size) for i in instruments]),
         lot=np.array([to_float(i.lot_size) for i in instruments]),
-        min_notional=np.array([to_float(i.min_notional) for i in instruments]),
+        min_notional=least,
         no_trade_band=settings.execution.no_trade_band,
         max_order_notional=float("inf") if max_order_notional is None else to_float(max_order_notional),
     )
@@ -95,10 +105,10 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
     if wallet["last_decided"] is not None and as_of <= wallet["last_decided"]:
         return 0, 0
     instruments = _portfolio(database, wallet)
-    policy, problem = usable_policy(database, step_s, as_of)
+    policy, problem = _policy_for(database, wallet, instruments, step_s, as_of)
     if problem:
         raise_alert(database, now, "warning", "policy-model", problem)
-    operator, encoder_id = operator_limits(settings), policy.encoder_id if policy else None
+    operator, encoder_id = _limits_of(wallet, settings), policy.encoder_id if policy else None
     stale_after_s = settings.execution.stale_after_s
     inputs = Inputs(
         database, instruments, step_s, wallet["track"], encoder_id, operator, as_of, as_of, stale_after_s
@@ -106,24 +116,50 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
     params = {"wallet_id": wallet["id"], "as_of": as_of, "midnight": midnight(as_of), "since": wallet["resumed_at"]}
     held, last_prices = _positions(database, params, instruments)
     market = _priced_as_held(inputs.at(as_of), held, last_prices)
-    doubts = _doubts(clock, database, settings, wallet, market, policy)
+    doubts = _doubts(clock, database, settings, wallet, instruments, market, policy)
     _raise_alerts(clock, database, wallet, market, doubts, f"{as_of:%Y-%m-%d %H:%M}")
     if not market.tradable.any():
         return 0, 0  # nothing to decide on; asked again at the next tick, should the candles be late
-    cash, history = _cash_and_history(database, params)
-    book = make_book(as_of, cash, held, market.prices, history)
+    book, units = _book(database, params, as_of, held, market)
     steering = steering_of(market.config, settings.execution.no_trade_band)
     view = View(market, book, cost_of_a_side(wallet), steering)
     circumstances = Circumstances(
         operator=operator,
-        rules=trading_rules(instruments, settings, wallet["max_order_notional"]),
+        rules=trading_rules(instruments, settings, wallet["max_order_notional"], market.prices),
         in_flight=_in_flight(database, wallet, instruments),
-        wallet_paused=not wallet["trading"],
+        wallet_paused=wallet["mandate"] != "trade" or wallet["stopped"] is not None,
         doubts=doubts,
+        state=read_portfolio_state(database, wallet["id"], instruments, now),
     )
     decision = decide(view, policy.act if policy else None, circumstances)
+    stops = triggers(risk_context(view, circumstances, decision.residual), operator)
     timing = Timing(as_of, as_of + delay, as_of + delay + timedelta(seconds=step_s), now)
-    return write_decision(database, wallet, instruments, view, decision, policy, timing)
+    with database.transaction():
+        counts = write_decision(database, wallet, instruments, view, decision, policy, timing, units)
+        if wallet["stopped"] is None and wallet["mandate"] == "trade":
+            for stop in stops:
+                write_stop(database, wallet, stop, timing)
+    return counts
+
+
+def _policy_for(
+    database: Database, wallet: Mapping[str, Any], instruments: Sequence[Instrument], step_s: int, as_of: datetime
+) -> tuple[PolicyModel | None, str]:
+    """The policy that may trade this wallet, or None and why: real money follows no model of an invented market."""
+    policy, problem = usable_policy(database, step_s, as_of)
+    real = any(instrument.provenance == "real" for instrument in instruments)
+    if policy is not None and wallet["mode"] == "live" and real:
+        if policy.model.provenance != "real":
+            return None, f"policy model {policy.id} was trained on a simulated market: live, the baseline trades"
+        if not policy.verdict:
+            return None, f"policy model {policy.id} was never promoted: live, the baseline trades; see `make promote`"
+    return policy, problem
+
+
+def _limits_of(wallet: Mapping[str, Any], settings: Settings) -> OperatorLimits:
+    """The operator's, and in a live wallet's first days no more exposure than its ramp lets through."""
+    limits, ramp = operator_limits(settings), wallet["ramp_exposure"]
+    return limits if ramp is None else replace(limits, max_exposure=min(limits.max_exposure, float(ramp)))
 
 
 def _portfolio(database: Database, wallet: Mapping[str, Any]) -> list[Instrument]:
@@ -148,13 +184,16 @@ def _doubts(
     database: Database,
     settings: Settings,
     wallet: Mapping[str, Any],
+    instruments: Sequence[Instrument],
     market: Market,
     policy: PolicyModel | None,
 ) -> tuple[str, ...]:
-    """What forbids entries into each instrument: what is missing of itself, and what its venue is in doubt about."""
+    """What forbids entries into each instrument: what is missing of itself, what its venue says of it, and what its
+    venue is in doubt about."""
     venue = _venue_doubt(clock, database, settings, wallet)
     own = market.doubts if policy else doubts_without_policy(market)
-    return tuple("; ".join(filter(None, (doubt, venue))) for doubt in own)
+    listed = ["" if i.status == "online" else f"{i.symbol} is {i.status.replace('_', ' ')}" for i in instruments]
+    return tuple("; ".join(filter(None, doubt)) for doubt in zip(own, listed, [venue] * len(own), strict=True))
 
 
 def _raise_alerts(
@@ -230,11 +269,21 @@ def _priced_as_held(market: Market, held: FloatArray, last_prices: FloatArray) -
     return replace(market, prices=np.where(forgotten, last_prices, market.prices)) if forgotten.any() else market
 
 
-def _cash_and_history(database: Database, params: Mapping[str, Any]) -> tuple[float, History]:
+def _book(
+    database: Database, params: Mapping[str, Any], as_of: datetime, held: FloatArray, market: Market
+) -> tuple[Book, float]:
+    """The wallet's book, and its units. As in a fund, money that comes or goes buys or sells units at what one is
+    worth, and the day's start and the peak are values of one unit: no deposit is a gain, no withdrawal a loss."""
     row = database.fetch_one(load_queries("policy")["wallet_book"], params)
     assert row is not None
-    start = to_float(row["capital"]) if row["day_start_equity"] is None else row["day_start_equity"]
-    return to_float(row["cash"]), History(day_start_equity=start, peak_equity=row["peak_equity"] or 0.0)
+    cash, units, paid_in = to_float(row["cash"]), row["units"], to_float(row["paid_in"])
+    if paid_in:
+        equity = kernel.equity(cash, held, market.prices)
+        if equity > 0.0 and equity - paid_in > 0.0:
+            units *= equity / (equity - paid_in)
+    start = to_float(row["capital"]) if row["day_start"] is None else row["day_start"] * units
+    history = History(day_start_equity=start, peak_equity=(row["peak"] or 0.0) * units)
+    return make_book(as_of, cash, held, market.prices, history), units
 
 
 def _in_flight(database: Database, wallet: Mapping[str, Any], instruments: Sequence[Instrument]) -> NDArray[np.bool_]:

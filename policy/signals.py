@@ -95,6 +95,15 @@ class ClosesOnGrid:
         positions = np.where(self._present, np.arange(bars), bars)
         self._next: IntArray = np.minimum.accumulate(positions[::-1])[::-1]  # the first present bar from here on
 
+    @property
+    def closes(self) -> FloatArray:
+        """Every close on the grid [bars], the first one a window before the first that is served; NaN before any."""
+        return self._closes
+
+    def row(self, t: int) -> int:
+        """Of the close ``t`` in ``closes``, the last one where that is over."""
+        return min((t - self._start) // self._timeframe_s, len(self._closes) - 1)
+
     def signal(self, t: int) -> Signal | None:
         """The signal at the close ``t``; None when that candle is missing, or too little is there to go by."""
         end = (t - self._start) // self._timeframe_s
@@ -112,7 +121,7 @@ class ClosesOnGrid:
 
     def last_close(self, t: int) -> float:
         """The newest close in the window up to ``t``; NaN when there is none."""
-        end = min((t - self._start) // self._timeframe_s, len(self._closes) - 1)
+        end = self.row(t)
         begin = max(end - self._window + 1, 0)
         return float(self._closes[end]) if self._count[end + 1] > self._count[begin] else math.nan
 

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from policy.compiled_path import reset_books, step_books
-from policy.decision_kernel import MARKET_SIZE, OBSERVATION_SIZE
+from policy.decision_kernel import DAY_S, MARKET_SIZE, OBSERVATION_SIZE
 from policy.env_state import Books, Data, Draws, Scratch
 from policy.observation import CONFIG_LOW, CONFIG_SPAN
+from policy.risk.context import OFF, WORST_DAYS, RiskParameters
+from policy.risk.history import CloseHistory, asks_correlations, asks_ranges, asks_tails
 from policy.simulator import Costs
 from policy.training_data import TrainingData
 from shared.rows import PolicyConfig
@@ -48,9 +50,10 @@ COST_DRAWS: tuple[Range, Range, Range] = ((0.0, 60.0), (1.0, 15.0), (0.0, 2.0))
 class Terms:
     """How episodes are drawn. ``steering`` and ``costs`` None: at random (STEERING_DRAWS, COST_DRAWS).
 
-    ``slots``: instruments a book trades, None for all. ``jump_steps``: mean length of the stationary bootstrap's
-    blocks, 0 for none; ``switch``: a step's probability that the steering changes. With ``penalties`` 0 and not
-    ``scaled`` the rewards of an episode sum to its log return. Never random, jumping or switching in evaluation."""
+    ``slots``: instruments a book trades, None for all; ``rules``: the operator's risk parameters. ``jump_steps``: mean
+    length of the stationary bootstrap's blocks, 0 for none; ``switch``: a step's probability that the steering changes.
+    With ``penalties`` 0 and not ``scaled`` the rewards of an episode sum to its log return. Never random, jumping or
+    switching in evaluation."""
 
     episode_steps: int = 168
     slots: int | None = None
@@ -59,6 +62,7 @@ class Terms:
     delays_s: tuple[int, ...] = (0, 120, 3600)
     no_trade_band: float = 0.1
     max_step: float = 0.25
+    rules: RiskParameters = OFF
     reach: float = 0.5
     jump_steps: int = 0
     switch: float = 0.0
@@ -82,6 +86,7 @@ class Terms:
             delays=np.array(self.delays_s, dtype=np.int64),
             band=self.no_trade_band,
             max_step=self.max_step,
+            rules=RiskParameters(*map(float, self.rules)),  # numba compiles anew for whole numbers
             max_order_notional=float("inf"),
             reach=self.reach,
             capital=self.capital,
@@ -96,21 +101,26 @@ class Terms:
         )
 
 
-def data_of(data: TrainingData) -> Data:
-    """The arrays that the kernel runs on; ValueError where no episode can begin."""
+def data_of(data: TrainingData, rules: RiskParameters = OFF) -> Data:
+    """The arrays that the kernel runs on, of the past as much as ``rules`` ask for; ValueError where no episode can
+    begin."""
     starts = np.flatnonzero(data.complete[:-1].any(axis=1))
     if not len(starts):
         raise ValueError(
             f"none of {len(data)} decision times has an instrument with embedding, market state and candles; "
             "run the encoder and the meta-controller over the span first"
         )
-    grid, rules = data.grid, data.rules
+    grid, venue, past = data.grid, data.rules, CloseHistory(data.price, max(DAY_S // data.step_s, 1))
+    nothing = np.zeros((1, len(data.symbols)))
+    between = [past.correlations(row) for row in range(len(data))] if asks_correlations(rules) else nothing[:, :, None]
     c = np.ascontiguousarray
     return Data(
         c(data.times), c(data.price), c(data.trend), c(data.volatility), c(data.ood), c(data.block), c(data.complete),
-        c(data.tradable), grid.open, grid.high, grid.low, grid.close, grid.volume, rules.tick, rules.lot,
-        rules.min_notional, grid.start, grid.base_s, data.step_s, bar_years_sqrt(grid.base_s), starts.astype(np.int64),
-        CONFIG_LOW, CONFIG_SPAN,
+        c(data.tradable), grid.open, grid.high, grid.low, grid.close, grid.volume, venue.tick, venue.lot,
+        venue.min_notional, grid.start, grid.base_s, data.step_s, bar_years_sqrt(grid.base_s), starts.astype(np.int64),
+        CONFIG_LOW, CONFIG_SPAN, past.daily if asks_tails(rules) else nothing,
+        past.ranges if asks_ranges(rules) else nothing, past.tails if asks_tails(rules) else nothing,
+        c(np.array(between)), past.stride,
     )  # fmt: skip
 
 
@@ -132,12 +142,15 @@ def empty_books(books: int, slots: int, seed: int) -> Books:
 def make_scratch(n: int, instruments: int) -> Scratch:
     numbers: dict[str, Any] = {name: np.zeros(n) for name in Scratch._fields[: Scratch._fields.index("reason")]}
     flags: dict[str, Any] = {
-        name: np.zeros(n, dtype=np.bool_) for name in ("complete", "tradable", "in_flight", "doubtful")
+        name: np.zeros(n, dtype=np.bool_) for name in ("complete", "tradable", "in_flight", "doubtful", "stopped_out")
     }
     return Scratch(
         **numbers,
         **flags,
         reason=np.zeros(n, dtype=np.int64),
+        since_fill_s=np.full(n, np.inf),
+        correlation=np.full((n, n), np.nan),
+        losses=np.zeros(WORST_DAYS),
         market=np.zeros((n, MARKET_SIZE), np.float32),
         shuffled=np.zeros(instruments, dtype=np.int64),
         no_equity=np.empty(0),
@@ -153,7 +166,7 @@ class BookBatch:
         slots = min(terms.slots or instruments, instruments)
         if len(data) < 3:
             raise ValueError(f"{len(data)} decision times are too few for an episode; need at least 3")
-        self.data, self.draws = data_of(data), terms.draws(slots, instruments, resets)
+        self.data, self.draws = data_of(data, terms.rules), terms.draws(slots, instruments, resets)
         self.books, self.scratch = empty_books(books, slots, seed), make_scratch(slots, instruments)
         shape = (books, slots, OBSERVATION_SIZE)
         self.observation, self.final_observation = np.zeros(shape, np.float32), np.zeros(shape, np.float32)

@@ -9,7 +9,7 @@ for package in torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cu
     nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx; do
     skip+=(--no-emit-package "$package")
 done
-for layer in dev pipeline train policy meta encoder candles base; do
+for layer in dev pipeline train policy sender meta encoder candles base; do
     constraint=(); [ "$layer" = dev ] || constraint=(--constraint dev.txt)
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
         --no-emit-index-url --no-emit-find-links "${skip[@]}" "${constraint[@]}" -o "$layer.txt" "$layer.in"

@@ -22,6 +22,7 @@ from shared.alerts import raise_alert
 from shared.clock import Clock, ReplayClock, SystemClock, open_clock, parse_time
 from shared.db import Database, DatabaseError, load_queries
 from shared.errors import SextantError
+from shared.heartbeat import beat
 from shared.log import configure_logging
 from shared.schema import open_database
 from shared.settings import Settings, SettingsError, load_settings
@@ -134,11 +135,29 @@ def run_job_command(
     work: Callable[[Context], Outcome],
     argv: list[str] | None = None,
 ) -> int:
-    """A job's ``main``: parses, loads settings, logs in as the layer's role, runs, returns the exit code."""
+    """A job's ``main``: parses, loads settings, logs in as the layer's role, runs, returns the exit code.
+
+    A heartbeat follows each run that came to an end of its own.
+    """
     arguments = parser.parse_args(argv)
     try:
         settings = load_settings()
-        configure_logging(settings.log.level)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    configure_logging(settings.log.level)
+    code, passed = _run(layer, parser.prog, work, settings, arguments)
+    if passed is not None:
+        beat(settings.heartbeat_url, parser.prog.rpartition(".")[2], passed)
+    return code
+
+
+def _run(
+    layer: str, name: str, work: Callable[[Context], Outcome], settings: Settings, arguments: argparse.Namespace
+) -> tuple[int, bool | None]:
+    """The exit code, and what the heartbeat tells. None: nothing, for the caller asked wrongly, or somebody stopped
+    the job (they know), or another instance runs (a job that hangs must fall silent)."""
+    try:
         at = getattr(arguments, "at", None)
         clock: Clock = ReplayClock(at) if at else open_clock(settings.clock_url)
         database = open_database(settings, layer)
@@ -148,12 +167,12 @@ def run_job_command(
             database.close()
     except (SettingsError, UsageError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return 2, None if isinstance(error, UsageError) else False
     except SextantError as error:
-        log.error(str(error), extra={"job": parser.prog})
-        return 1
+        log.error(str(error), extra={"job": name})
+        return 1, None if isinstance(error, JobStopped) else False
     except Exception:
-        log.exception("failed", extra={"job": parser.prog})
-        return 1
-    log.info(outcome.status, extra={"job": parser.prog, **outcome.result})
-    return EXIT_CODES[outcome.status]
+        log.exception("failed", extra={"job": name})
+        return 1, False
+    log.info(outcome.status, extra={"job": name, **outcome.result})
+    return EXIT_CODES[outcome.status], None if outcome.status == "busy" else True

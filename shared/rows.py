@@ -66,11 +66,15 @@ CANDLE_FIELDS = ("as_of", "open", "high", "low", "close", "volume", "trades")
 
 @dataclass(frozen=True, slots=True)
 class InstrumentRules:
-    """What a venue demands of an order: prices on ``tick_size``, quantities on ``lot_size``."""
+    """What a venue demands of an order: prices on ``tick_size``, quantities on ``lot_size``, at least ``min_notional``
+    in quote and ``min_quantity`` in base; ``status`` of the market: online, cancel_only, post_only, reduce_only or
+    delisted."""
 
     tick_size: Decimal
     lot_size: Decimal
     min_notional: Decimal
+    min_quantity: Decimal = Decimal(0)
+    status: str = "online"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ class Instrument:
     lot_size: Decimal
     min_notional: Decimal
     provenance: str
+    min_quantity: Decimal = Decimal(0)
+    status: str = "online"
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,11 @@ class ExecutionSettings(Section):
     slippage_bps: float = Field(5.0, ge=0, le=500)  # half the spread, a side
     impact: float = Field(1.0, ge=0, le=10)  # of the square-root law: times bar volatility × √(share of its volume)
     stale_after_s: int = Field(7200, ge=60)  # inputs older than this: no entries
+    order_deadline_s: float = Field(5.0, ge=2, le=60)  # live: later than this after sending, a venue must not take it
+    max_slippage: float = Field(0.01, gt=0, le=0.1)  # live: an order's limit, this far beyond the newest close
+    protective_stop: float = Field(0.15, gt=0, lt=1)  # live: below what a position cost, at the venue, always
+    reconcile_every_s: int = Field(300, ge=10)  # live: ledger against account
+    flatten_slippage: float = Field(0.02, gt=0, le=0.2)  # how far below the newest close a flattening order may sell
 
 
 class RiskSettings(Section):
@@ -221,6 +226,9 @@ class Settings(HomeSettings):
     openai_base_url: Annotated[str | None, BeforeValidator(lambda url: url or None)] = Field(  # "" as in compose files
         None, validation_alias="OPENAI_BASE_URL", pattern=r"^https?://"
     )
+    alert_urls: SecretStr | None = Field(None, validation_alias="ALERT_URLS")  # Apprise's, separated by spaces
+    heartbeat_url: SecretStr | None = Field(None, validation_alias="HEARTBEAT_URL")  # {job}: the job's name
+    crash_at: str | None = Field(None, validation_alias="CRASH_AT")  # name:n, of pipeline.crash alone
     database_url: SecretStr | None = Field(None, validation_alias="DATABASE_URL")
     db_host: str | None = Field(None, validation_alias="DB_HOST")
     db_port: Annotated[int, AfterValidator(_port)] = Field(5432, validation_alias="DB_PORT")

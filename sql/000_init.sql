@@ -33,10 +33,42 @@ CREATE TABLE IF NOT EXISTS instruments (
     tick_size        numeric(28,8) NOT NULL CHECK (tick_size > 0),
     lot_size         numeric(28,8) NOT NULL CHECK (lot_size > 0),
     min_notional     numeric(28,8) NOT NULL CHECK (min_notional >= 0),   -- in the quote currency
+    min_quantity     numeric(28,8) NOT NULL DEFAULT 0 CHECK (min_quantity >= 0),   -- in the base currency
+    status           text NOT NULL DEFAULT 'online'             -- of this market, as its venue says
+                     CHECK (status IN ('online', 'cancel_only', 'post_only', 'reduce_only', 'delisted')),
     provenance       text NOT NULL CHECK (provenance IN ('real', 'simulated')),
     recorded_at      timestamptz NOT NULL,
     UNIQUE (venue, symbol)
 );
+
+-- What a venue demanded of orders, and since when: the row of instruments as it was after each change of it.
+-- Written by a trigger, so that no change goes unrecorded; read by all.
+CREATE TABLE IF NOT EXISTS instrument_rules (
+    instrument_id integer NOT NULL REFERENCES instruments,
+    tick_size     numeric(28,8) NOT NULL,
+    lot_size      numeric(28,8) NOT NULL,
+    min_notional  numeric(28,8) NOT NULL,
+    min_quantity  numeric(28,8) NOT NULL,
+    status        text NOT NULL,
+    recorded_at   timestamptz NOT NULL,
+    PRIMARY KEY (instrument_id, recorded_at)
+);
+
+CREATE OR REPLACE FUNCTION keep_instrument_rules() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'INSERT' OR (NEW.tick_size, NEW.lot_size, NEW.min_notional, NEW.min_quantity, NEW.status)
+       IS DISTINCT FROM (OLD.tick_size, OLD.lot_size, OLD.min_notional, OLD.min_quantity, OLD.status) THEN
+        INSERT INTO instrument_rules
+        VALUES (NEW.id, NEW.tick_size, NEW.lot_size, NEW.min_notional, NEW.min_quantity, NEW.status, NEW.recorded_at)
+        ON CONFLICT (instrument_id, recorded_at) DO UPDATE
+        SET (tick_size, lot_size, min_notional, min_quantity, status)
+          = (EXCLUDED.tick_size, EXCLUDED.lot_size, EXCLUDED.min_notional, EXCLUDED.min_quantity, EXCLUDED.status);
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE OR REPLACE TRIGGER rules_are_versioned AFTER INSERT OR UPDATE ON instruments
+    FOR EACH ROW EXECUTE FUNCTION keep_instrument_rules();
 
 -- One closed candle of one instrument and timeframe. as_of is its close; open time = as_of - timeframe_s.
 -- Written by candles (the finest timeframe as the venue gave it; coarser ones derived from it, source
@@ -568,41 +600,107 @@ END $$;
 CREATE OR REPLACE TRIGGER wallet_mode_is_immutable BEFORE UPDATE OF mode ON wallets
     FOR EACH ROW WHEN (OLD.mode IS DISTINCT FROM NEW.mode) EXECUTE FUNCTION refuse_wallet_mode_change();
 
--- The operator's hard limits, which approve() holds every order against. Written by cli only.
+-- The operator's hard limits, which approve() holds every order against. Written by cli only. NULL: no such limit.
 CREATE TABLE IF NOT EXISTS limits (
-    wallet_id          integer PRIMARY KEY REFERENCES wallets,
-    symbols            text[] NOT NULL CHECK (cardinality(symbols) > 0),   -- the allow-list; also the portfolio
-    max_order_notional numeric(28,8) NOT NULL CHECK (max_order_notional > 0),
-    max_orders_a_day   integer NOT NULL CHECK (max_orders_a_day > 0),
-    recorded_at        timestamptz NOT NULL
+    wallet_id             integer PRIMARY KEY REFERENCES wallets,
+    symbols               text[] NOT NULL CHECK (cardinality(symbols) > 0),   -- the allow-list; also the portfolio
+    max_order_notional    numeric(28,8) NOT NULL CHECK (max_order_notional > 0),
+    max_orders_a_day      integer NOT NULL CHECK (max_orders_a_day > 0),
+    max_day_notional      numeric(28,8) CHECK (max_day_notional > 0),         -- bought within 24 hours
+    max_position_notional numeric(28,8) CHECK (max_position_notional > 0),    -- of one instrument, after the order
+    ramp_days             integer NOT NULL DEFAULT 14 CHECK (ramp_days >= 0), -- of a live wallet, from its grant on:
+    ramp_exposure         numeric(10,8) NOT NULL DEFAULT 0.02                 -- all positions together, of its capital
+                          CHECK (ramp_exposure > 0 AND ramp_exposure <= 1),
+    recorded_at           timestamptz NOT NULL
 );
 
--- Money that came or went other than by trading. Written by cli.
+-- Money that came or went other than by trading. What is managed is in the wallet's cash and positions; what is not
+-- lies on the same account but is never sold and never counted. An adoption is two rows, from one to the other.
+-- Written by cli (opening, adoption; and deposit, withdrawal of a paper wallet) and by sender (the account's history
+-- at its first connection, and what its venue's ledger tells since), by row policy.
 CREATE TABLE IF NOT EXISTS cash_flows (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     wallet_id   integer NOT NULL REFERENCES wallets,
     asset       text NOT NULL,
     amount      numeric(28,8) NOT NULL CHECK (amount <> 0),   -- into the wallet positive, out negative
-    reference   text NOT NULL,
+    kind        text NOT NULL DEFAULT 'opening'
+                CHECK (kind IN ('opening', 'adoption', 'deposit', 'withdrawal', 'transfer', 'staking', 'found', 'other')),
+    managed     boolean NOT NULL DEFAULT true,
+    value       numeric(28,8),                                -- in the wallet's quote then; NULL: amount is in quote
+    reference   text NOT NULL,                                -- the venue's ledger id, where it has one
     at          timestamptz NOT NULL,
     recorded_at timestamptz NOT NULL,
     UNIQUE (wallet_id, reference)
 );
+CREATE INDEX IF NOT EXISTS flows_in_order ON cash_flows (wallet_id, at);
 
--- Something an operator asks for. Written by cli (later also api); read by policy, encoder and approve(). A wallet
--- trades after its newest pause/resume command is a resume; a wallet that was never resumed does not trade.
+-- Something an operator asks for. Written by cli (later also api); read by policy, encoder, sender and approve().
+-- Of those that stop trading the strictest since a wallet's last resume holds: pause (no entries) < kill (and entry
+-- orders are cancelled) < flatten (and positions are sold) < halt (nothing is sent at all). Without a wallet they are
+-- for all. A wallet that was never resumed does not trade.
 CREATE TABLE IF NOT EXISTS commands (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     wallet_id       integer REFERENCES wallets,
-    command         text NOT NULL CHECK (command IN ('pause', 'resume', 'retrain-encoder')),
+    command         text NOT NULL
+                    CHECK (command IN ('resume', 'pause', 'kill', 'flatten', 'halt', 'retrain-encoder')),
     reason          text NOT NULL CHECK (reason <> ''),
     issuer          text NOT NULL CHECK (issuer <> ''),
     idempotency_key text NOT NULL UNIQUE,
     issued_at       timestamptz NOT NULL,
-    expires_at      timestamptz NOT NULL,             -- may be taken up until then; pause and resume act at once
+    expires_at      timestamptz NOT NULL,             -- may be taken up until then; what stops acts at once, for ever
+    voided_at       timestamptz,                      -- a restored backup's: nobody may take it up any more
     CHECK (expires_at > issued_at),
-    CONSTRAINT a_wallets_command_names_its_wallet CHECK ((command IN ('pause', 'resume')) = (wallet_id IS NOT NULL))
+    CONSTRAINT a_resume_names_its_wallet CHECK (command <> 'resume' OR wallet_id IS NOT NULL),
+    CONSTRAINT a_training_is_for_no_wallet CHECK (command <> 'retrain-encoder' OR wallet_id IS NULL)
 );
+CREATE INDEX IF NOT EXISTS commands_of_a_wallet ON commands (wallet_id, issued_at);
+
+CREATE OR REPLACE FUNCTION tell_of_command() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('commands', NEW.command);
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER commands_are_told AFTER INSERT ON commands FOR EACH ROW EXECUTE FUNCTION tell_of_command();
+
+-- What a wallet may do by its operator's word: 'trade', or the strictest of what stops it.
+CREATE OR REPLACE FUNCTION mandate_of(wallet integer, at_time timestamptz) RETURNS text
+LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
+    SELECT CASE
+        WHEN r.id IS NULL AND s.strictest IS NULL THEN 'pause'
+        ELSE coalesce(s.strictest, 'trade')
+    END
+    FROM (SELECT max(id) AS id FROM commands
+          WHERE wallet_id = wallet AND command = 'resume' AND issued_at <= at_time) r
+    CROSS JOIN LATERAL (
+        SELECT (ARRAY['pause', 'kill', 'flatten', 'halt'])
+               [max(array_position(ARRAY['pause', 'kill', 'flatten', 'halt'], command))] AS strictest
+        FROM commands WHERE (wallet_id = wallet OR wallet_id IS NULL) AND issued_at <= at_time
+          AND id > coalesce(r.id, 0) AND command IN ('pause', 'kill', 'flatten', 'halt')) s
+$$;
+
+-- The checklist of going live, as it was found: every item with what was seen. One that passed lets a live wallet
+-- trade until it is revoked; a new check that fails revokes it. Written by cli.
+CREATE TABLE IF NOT EXISTS live_grants (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    wallet_id   integer NOT NULL REFERENCES wallets,
+    granted     boolean NOT NULL,
+    checks      jsonb NOT NULL,              -- [{name, passed, seen}]
+    capital     numeric(28,8) NOT NULL,      -- what the ramp's share is of, in quote
+    reason      text NOT NULL CHECK (reason <> ''),
+    recorded_at timestamptz NOT NULL
+);
+CREATE INDEX IF NOT EXISTS grants_of_a_wallet ON live_grants (wallet_id, id DESC);
+
+-- What an operator's tools did and found: a backup, a backup restored to be looked at, a test of the alert channels.
+-- Written by cli; going live asks for recent ones.
+CREATE TABLE IF NOT EXISTS operator_checks (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind        text NOT NULL CHECK (kind IN ('backup', 'restore-test', 'restore', 'alert-test', 'drill')),
+    passed      boolean NOT NULL,
+    details     jsonb NOT NULL,
+    recorded_at timestamptz NOT NULL
+);
+CREATE INDEX IF NOT EXISTS newest_operator_check ON operator_checks (kind, id DESC);
 
 -- A training that somebody asked for: an operator's command, or the daily check. One worker takes it (SKIP
 -- LOCKED) and goes on where a dead one stopped. Written by encoder.
@@ -647,6 +745,8 @@ CREATE TABLE IF NOT EXISTS decisions (
     quantity_held          numeric(28,8) NOT NULL CHECK (quantity_held >= 0),
     cash                   numeric(28,8) NOT NULL,
     equity                 double precision NOT NULL,
+    units                  double precision NOT NULL DEFAULT 1 CHECK (units > 0),  -- as a fund's shares: deposits buy
+                                                        -- some, withdrawals sell some; returns are of equity ÷ units
     model_id               bigint REFERENCES models,
     encoder_id             bigint REFERENCES models,
     market_state_id        bigint REFERENCES market_state,         -- the 24h call
@@ -663,69 +763,178 @@ CREATE TABLE IF NOT EXISTS decisions (
 
 CREATE INDEX IF NOT EXISTS decisions_of_a_wallet ON decisions (wallet_id, as_of);
 
--- An intent, written down before it is sent. id = uuid5(installation, decision); one decision, one order at
--- most. Written by policy; state follows order_events when the trader settles.
+-- Where risk spoke: a rule cut a wanted weight (clamp), or a trigger stopped a wallet until its operator resumes it
+-- with a reason (stop). Written by policy; approve() lets no entry pass a stop.
+CREATE TABLE IF NOT EXISTS risk_events (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    wallet_id     integer NOT NULL REFERENCES wallets,
+    instrument_id integer REFERENCES instruments,            -- NULL: of the whole wallet
+    decision_id   bigint REFERENCES decisions,
+    kind          text NOT NULL CHECK (kind IN ('clamp', 'stop')),
+    rule          text NOT NULL,
+    as_of         timestamptz NOT NULL,
+    before        double precision,                          -- weights, of a clamp
+    after         double precision,
+    because       text NOT NULL,
+    recorded_at   timestamptz NOT NULL,
+    CONSTRAINT a_clamp_shrinks CHECK (kind <> 'clamp' OR after < before)
+);
+CREATE INDEX IF NOT EXISTS stops_of_a_wallet ON risk_events (wallet_id, recorded_at) WHERE kind = 'stop';
+
+-- An intent, written down before it is sent. id = uuid5(installation, what it follows from). Written by policy (what
+-- a decision wants: one order at most) and by sender (what protects or ends a position, which follows from fills and
+-- commands, not from a decision: it can only sell); by row policy. state follows order_events when the trader settles.
 CREATE TABLE IF NOT EXISTS orders (
     id              uuid PRIMARY KEY,
-    decision_id     bigint NOT NULL UNIQUE,
-    wallet_id       integer NOT NULL,
+    decision_id     bigint,
+    wallet_id       integer NOT NULL REFERENCES wallets,
     mode            text NOT NULL CHECK (mode IN ('paper', 'live')),
-    instrument_id   integer NOT NULL,
+    instrument_id   integer NOT NULL REFERENCES instruments,
+    author          text NOT NULL DEFAULT replace(current_user, 'sextant_', ''),
+    purpose         text NOT NULL DEFAULT 'trade' CHECK (purpose IN ('trade', 'protect', 'flatten')),
     side            text NOT NULL CHECK (side IN ('buy', 'sell')),
-    type            text NOT NULL CHECK (type IN ('market')),
+    type            text NOT NULL CHECK (type IN ('market', 'limit', 'stop', 'take_profit', 'trailing_stop')),
+    time_in_force   text NOT NULL DEFAULT 'gtc' CHECK (time_in_force IN ('gtc', 'ioc', 'fok')),
+    post_only       boolean NOT NULL DEFAULT false,
     quantity        numeric(28,8) NOT NULL CHECK (quantity > 0),
     reference_price double precision NOT NULL CHECK (reference_price > 0),   -- the close it was sized at
     volatility      double precision NOT NULL                                -- of the instrument then, annualised
                     CHECK (volatility >= 0 AND volatility < 'Infinity'),
     limit_price     numeric(28,8) CHECK (limit_price > 0),
-    stop_price      numeric(28,8) CHECK (stop_price > 0),
+    stop_price      numeric(28,8) CHECK (stop_price > 0),     -- at which a stop or take-profit becomes a market order
+    trail           numeric(10,8) CHECK (trail > 0 AND trail < 1),   -- below the highest price since, as a fraction
+    sibling_id      uuid REFERENCES orders,                   -- one cancels the other
+    bracket_stop    numeric(28,8) CHECK (bracket_stop > 0),   -- what an entry's position is to be left at: below,
+    bracket_target  numeric(28,8) CHECK (bracket_target > 0), -- above,
+    bracket_trail   numeric(10,8) CHECK (bracket_trail > 0 AND bracket_trail < 1),   -- or so far below its highest price
+    because         text NOT NULL DEFAULT '',                 -- why the sender wrote it; a decision says it for policy's
     state           text NOT NULL DEFAULT 'intended'
-                    CHECK (state IN ('intended', 'accepted', 'rejected', 'filled', 'canceled', 'expired', 'unknown')),
+                    CHECK (state IN ('intended', 'sending', 'accepted', 'canceling', 'amending', 'rejected', 'filled',
+                                     'canceled', 'expired', 'unknown')),
     not_before      timestamptz NOT NULL,   -- decision + delay: no fill may be older than this
-    deadline        timestamptz NOT NULL,   -- a fill candle must open before this, or the order expires
+    deadline        timestamptz NOT NULL,   -- paper: a fill candle must open before this; live: it is sent before this
     recorded_at     timestamptz NOT NULL,
     FOREIGN KEY (decision_id, wallet_id, instrument_id) REFERENCES decisions (id, wallet_id, instrument_id),
-    CHECK (deadline > not_before)
+    CHECK (deadline > not_before),
+    CONSTRAINT a_trade_follows_a_decision CHECK (purpose <> 'trade' OR (decision_id IS NOT NULL AND author <> 'sender')),
+    CONSTRAINT the_sender_can_only_sell CHECK (author <> 'sender' OR (side = 'sell' AND because <> '')),
+    CONSTRAINT a_limit_order_has_its_price CHECK ((type = 'limit') = (limit_price IS NOT NULL)),
+    CONSTRAINT a_trigger_has_its_price CHECK ((type IN ('stop', 'take_profit')) = (stop_price IS NOT NULL)),
+    CONSTRAINT a_trailing_stop_trails CHECK ((type = 'trailing_stop') = (trail IS NOT NULL)),
+    CONSTRAINT only_a_limit_order_can_wait_or_not CHECK (type = 'limit' OR (time_in_force = 'gtc' AND NOT post_only)),
+    CONSTRAINT post_only_waits CHECK (NOT post_only OR time_in_force = 'gtc'),
+    CONSTRAINT only_an_entry_has_a_bracket
+        CHECK (side = 'buy' OR (bracket_stop IS NULL AND bracket_target IS NULL AND bracket_trail IS NULL))
 );
+CREATE UNIQUE INDEX IF NOT EXISTS one_order_a_decision ON orders (decision_id) WHERE purpose = 'trade';
 CREATE INDEX IF NOT EXISTS open_orders ON orders (wallet_id, instrument_id)
-    WHERE state IN ('intended', 'accepted', 'unknown');
+    WHERE state IN ('intended', 'sending', 'accepted', 'canceling', 'amending', 'unknown');
 
 -- ──────────────────────────────────────────────────────────────────────────────────────────────── sender ──
 
--- What the venue said about an order, append-only. Written by sender; read by policy.
+-- Who sends for a wallet: each sender that takes over begins a new epoch, and an older one's approve() and nonces are
+-- refused from then on. The nonce counts the signed calls of the wallet's key, in nanoseconds, and never falls.
+-- Written by sender; fencing and nonces are decided by the two functions below.
+CREATE TABLE IF NOT EXISTS sender_sessions (
+    wallet_id    integer PRIMARY KEY REFERENCES wallets,
+    epoch        bigint NOT NULL CHECK (epoch > 0),
+    nonce        bigint NOT NULL CHECK (nonce > 0),
+    holder       text NOT NULL,                       -- host and process, for people
+    connected_at timestamptz,                         -- when its account's history was first imported
+    started_at   timestamptz NOT NULL
+);
+
+-- Begins the next epoch of a wallet and returns it.
+CREATE OR REPLACE FUNCTION begin_epoch(wallet integer, holder text, at_time timestamptz) RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    INSERT INTO sender_sessions AS s (wallet_id, epoch, nonce, holder, started_at)
+    VALUES (begin_epoch.wallet, 1, greatest((extract(epoch FROM at_time) * 1000000)::bigint * 1000, 1),
+            begin_epoch.holder, at_time)
+    ON CONFLICT (wallet_id) DO UPDATE
+    SET epoch = s.epoch + 1, holder = EXCLUDED.holder, started_at = EXCLUDED.started_at
+    RETURNING epoch
+$$;
+
+-- The next nonce for a signed call in this epoch; NULL where another sender has taken over.
+CREATE OR REPLACE FUNCTION take_nonce(wallet integer, in_epoch bigint, at_time timestamptz) RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    UPDATE sender_sessions
+    SET nonce = greatest(nonce + 1, (extract(epoch FROM at_time) * 1000000)::bigint * 1000)
+    WHERE wallet_id = wallet AND epoch = in_epoch
+    RETURNING nonce
+$$;
+
+-- What approve() let through: one row an order, ever. Written by approve() alone.
+CREATE TABLE IF NOT EXISTS approvals (
+    order_id           uuid PRIMARY KEY REFERENCES orders,
+    epoch              bigint,                   -- of the sender that may send it; NULL: a paper wallet's
+    limits_recorded_at timestamptz NOT NULL,     -- which version of the limits it was held against
+    approved_at        timestamptz NOT NULL
+);
+CREATE INDEX IF NOT EXISTS newest_approvals ON approvals (approved_at);
+
+-- What was done about an order and what the venue said, append-only. Written by sender; read by policy. quantity and
+-- stop_price: what an amendment asks for (amending), or what the venue holds now (accepted after it).
 CREATE TABLE IF NOT EXISTS order_events (
     id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     order_id       uuid NOT NULL REFERENCES orders,
-    event          text NOT NULL CHECK (event IN ('accepted', 'rejected', 'filled', 'canceled', 'expired', 'unknown')),
+    event          text NOT NULL CHECK (event IN ('sending', 'accepted', 'canceling', 'amending', 'rejected', 'filled',
+                                                  'canceled', 'expired', 'unknown')),
     detail         text NOT NULL,
     venue_order_id text,
+    quantity       numeric(28,8) CHECK (quantity > 0),
+    stop_price     numeric(28,8) CHECK (stop_price > 0),
     at             timestamptz NOT NULL,
     recorded_at    timestamptz NOT NULL,
-    UNIQUE (order_id, event)
+    CONSTRAINT an_amendment_says_what CHECK (event <> 'amending' OR quantity IS NOT NULL)
 );
+-- Sent at most once, ended at most once.
+CREATE UNIQUE INDEX IF NOT EXISTS at_most_once ON order_events (order_id, event)
+    WHERE event IN ('sending', 'rejected', 'filled', 'canceled', 'expired');
+CREATE INDEX IF NOT EXISTS events_of_an_order ON order_events (order_id, id);
 
--- Only legal transitions: intended -> accepted | rejected | unknown; accepted | unknown -> a final state.
+-- Only legal transitions (policy/execution/order_states.py draws them; tested equal), and nothing goes out that
+-- approve() did not let through.
 CREATE OR REPLACE FUNCTION refuse_illegal_order_event() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
+    paper boolean := (SELECT mode = 'paper' FROM orders WHERE id = NEW.order_id);
     last text := coalesce((SELECT event FROM order_events WHERE order_id = NEW.order_id ORDER BY id DESC LIMIT 1),
                           'intended');
     allowed text[] := CASE last
-        WHEN 'intended' THEN ARRAY['accepted', 'rejected', 'unknown', 'expired']
-        WHEN 'unknown'  THEN ARRAY['accepted', 'rejected', 'filled', 'canceled', 'expired']
-        WHEN 'accepted' THEN ARRAY['filled', 'canceled', 'expired']
+        WHEN 'intended'  THEN ARRAY['rejected', 'canceled', 'expired', CASE WHEN paper THEN 'accepted' ELSE 'sending' END]
+        WHEN 'sending'   THEN ARRAY['accepted', 'rejected', 'unknown']
+        WHEN 'unknown'   THEN ARRAY['accepted', 'rejected', 'filled', 'canceled', 'expired']
+        WHEN 'accepted'  THEN ARRAY['filled', 'canceled', 'expired', 'canceling', 'amending']
+        WHEN 'canceling' THEN ARRAY['accepted', 'filled', 'canceled', 'expired']
+        WHEN 'amending'  THEN ARRAY['accepted', 'filled', 'canceled', 'expired']
         ELSE ARRAY[]::text[]
     END;
 BEGIN
     IF NOT NEW.event = ANY (allowed) THEN
         RAISE EXCEPTION 'order % is %: it cannot become %', NEW.order_id, last, NEW.event;
     END IF;
+    IF (NEW.event = 'sending' OR (paper AND NEW.event = 'accepted'))
+       AND NOT EXISTS (SELECT FROM approvals WHERE order_id = NEW.order_id) THEN
+        RAISE EXCEPTION 'order % was never approved: it cannot become %', NEW.order_id, NEW.event;
+    END IF;
     RETURN NEW;
 END $$;
 CREATE OR REPLACE TRIGGER order_events_are_legal BEFORE INSERT ON order_events
     FOR EACH ROW EXECUTE FUNCTION refuse_illegal_order_event();
 
+-- Each time that a venue was asked about an order whose outcome is unknown, and answered. "Could not ask" is no row.
+-- Written by sender.
+CREATE TABLE IF NOT EXISTS order_lookups (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    order_id    uuid NOT NULL REFERENCES orders,
+    found       boolean NOT NULL,          -- in its open or closed orders, or among its fills
+    recorded_at timestamptz NOT NULL
+);
+CREATE INDEX IF NOT EXISTS lookups_of_an_order ON order_lookups (order_id, id);
+
 -- What was exchanged, append-only, keyed as the venue keys it. cost is the quote amount that moved, as the
--- venue states it. Written by sender; positions and cash are sums over it, never stored twice.
+-- venue states it (its ledger, where it has one: rounded to the asset's decimals). Written by sender; positions and
+-- cash are sums over it, never stored twice.
 CREATE TABLE IF NOT EXISTS fills (
     wallet_id      integer NOT NULL REFERENCES wallets,
     venue_trade_id text NOT NULL,
@@ -733,28 +942,114 @@ CREATE TABLE IF NOT EXISTS fills (
     side           text NOT NULL CHECK (side IN ('buy', 'sell')),
     quantity       numeric(28,8) NOT NULL CHECK (quantity > 0),
     price          numeric(28,8) NOT NULL CHECK (price > 0),
-    cost           numeric(28,8) NOT NULL CHECK (cost > 0),
+    cost           numeric(28,8) NOT NULL CHECK (cost >= 0),
     fee            numeric(28,8) NOT NULL CHECK (fee >= 0),
     fee_asset      text NOT NULL,
     filled_at      timestamptz NOT NULL,
     recorded_at    timestamptz NOT NULL,
     PRIMARY KEY (wallet_id, venue_trade_id),
-    CONSTRAINT cost_is_quantity_times_price CHECK (abs(cost - quantity * price) <= 0.00000001 + 1e-9 * cost)
+    CONSTRAINT cost_is_quantity_times_price CHECK (abs(cost - quantity * price) <= 0.01 + 1e-9 * cost)
 );
 CREATE INDEX IF NOT EXISTS fills_of_an_order ON fills (order_id);
 
+-- Trades on a wallet's account that no order of ours made: by hand, by another program. Recorded, alarmed about, part
+-- of what is unmanaged. Written by sender.
+CREATE TABLE IF NOT EXISTS external_fills (
+    wallet_id       integer NOT NULL REFERENCES wallets,
+    venue_trade_id  text NOT NULL,
+    venue_order_id  text NOT NULL,
+    client_order_id text,                  -- one of our own format is another installation's, or a lost ledger's
+    symbol          text NOT NULL,         -- BASE/QUOTE
+    side            text NOT NULL CHECK (side IN ('buy', 'sell')),
+    quantity        numeric(28,8) NOT NULL CHECK (quantity > 0),
+    price           numeric(28,8) NOT NULL CHECK (price > 0),
+    cost            numeric(28,8) NOT NULL CHECK (cost >= 0),
+    fee             numeric(28,8) NOT NULL CHECK (fee >= 0),
+    fee_asset       text NOT NULL,
+    filled_at       timestamptz NOT NULL,
+    recorded_at     timestamptz NOT NULL,
+    PRIMARY KEY (wallet_id, venue_trade_id)
+);
+
+-- What our ledger and the venue's account say of each other: every order, fill and balance that agrees, and every one
+-- that does not. Entries wait until a later one is clean. Written by sender.
+CREATE TABLE IF NOT EXISTS reconciliations (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    wallet_id   integer NOT NULL REFERENCES wallets,
+    matched     integer NOT NULL CHECK (matched >= 0),
+    unmatched   integer NOT NULL CHECK (unmatched >= 0),
+    findings    jsonb NOT NULL,            -- [{kind, what, ours, theirs}], of what does not agree
+    lasting     boolean NOT NULL DEFAULT false,   -- no later comparison heals it: the operator must resume the wallet
+    recorded_at timestamptz NOT NULL
+);
+CREATE INDEX IF NOT EXISTS newest_reconciliation ON reconciliations (wallet_id, id DESC);
+
+-- What a wallet's key may do, as its venue tells; NULL: it does not. Written by sender, at its start and hourly.
+CREATE TABLE IF NOT EXISTS key_checks (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    wallet_id     integer NOT NULL REFERENCES wallets,
+    trade         boolean,
+    withdraw      boolean,
+    ip_restricted boolean,
+    nonce_window  integer,
+    recorded_at   timestamptz NOT NULL
+);
+CREATE INDEX IF NOT EXISTS newest_key_check ON key_checks (wallet_id, id DESC);
+
+-- What a wallet holds of an instrument: bought less sold, less fees taken in its base currency, plus what was adopted.
 CREATE OR REPLACE VIEW positions AS
-SELECT f.wallet_id, o.instrument_id,
-       sum(CASE f.side WHEN 'buy' THEN f.quantity ELSE -f.quantity END) AS quantity
-FROM fills f JOIN orders o ON o.id = f.order_id
-GROUP BY f.wallet_id, o.instrument_id;
+SELECT wallet_id, instrument_id, sum(quantity) AS quantity
+FROM (SELECT f.wallet_id, o.instrument_id,
+             CASE f.side WHEN 'buy' THEN f.quantity ELSE -f.quantity END
+             - CASE WHEN f.fee_asset = split_part(i.symbol, '/', 1) THEN f.fee ELSE 0 END AS quantity
+      FROM fills f JOIN orders o ON o.id = f.order_id JOIN instruments i ON i.id = o.instrument_id
+      UNION ALL
+      SELECT c.wallet_id, i.id, c.amount
+      FROM cash_flows c JOIN wallets w ON w.id = c.wallet_id
+      JOIN instruments i ON i.venue = w.venue AND i.symbol = c.asset || '/' || w.quote
+      WHERE c.managed AND c.asset <> w.quote) moves
+GROUP BY wallet_id, instrument_id;
 
 CREATE OR REPLACE VIEW cash AS
 SELECT w.id AS wallet_id,
-       coalesce((SELECT sum(amount) FROM cash_flows c WHERE c.wallet_id = w.id AND c.asset = w.quote), 0)
-     + coalesce((SELECT sum(CASE f.side WHEN 'buy' THEN -f.cost ELSE f.cost END - f.fee)
+       coalesce((SELECT sum(amount) FROM cash_flows c
+                 WHERE c.wallet_id = w.id AND c.asset = w.quote AND c.managed), 0)
+     + coalesce((SELECT sum(CASE f.side WHEN 'buy' THEN -f.cost ELSE f.cost END
+                            - CASE WHEN f.fee_asset = w.quote THEN f.fee ELSE 0 END)
                  FROM fills f WHERE f.wallet_id = w.id), 0) AS amount
 FROM wallets w;
+
+-- What lies on a wallet's account and is not Sextant's: found there, came there unasked, or traded by others.
+CREATE OR REPLACE VIEW unmanaged AS
+SELECT wallet_id, asset, sum(amount) AS amount
+FROM (SELECT wallet_id, asset, amount FROM cash_flows WHERE NOT managed
+      UNION ALL
+      SELECT wallet_id, split_part(symbol, '/', 1), CASE side WHEN 'buy' THEN quantity ELSE -quantity END
+      FROM external_fills
+      UNION ALL
+      SELECT wallet_id, split_part(symbol, '/', 2), CASE side WHEN 'buy' THEN -cost ELSE cost END FROM external_fills
+      UNION ALL
+      SELECT wallet_id, fee_asset, -fee FROM external_fills
+      UNION ALL  -- a fee taken in a third asset is paid from what lies there
+      SELECT f.wallet_id, f.fee_asset, -f.fee
+      FROM fills f JOIN orders o ON o.id = f.order_id JOIN instruments i ON i.id = o.instrument_id
+      WHERE f.fee_asset <> split_part(i.symbol, '/', 1) AND f.fee_asset <> split_part(i.symbol, '/', 2)) moves
+GROUP BY wallet_id, asset;
+
+-- Orders that may still trade, each with the state that its newest event tells and the most that it may still trade:
+-- while an amendment is under way, by the larger of both sizes.
+CREATE OR REPLACE VIEW open_risk AS
+SELECT o.id AS order_id, o.wallet_id, o.mode, o.instrument_id, o.author, o.purpose, o.side, o.type, o.reference_price,
+       o.limit_price, o.sibling_id, o.recorded_at, e.event AS state, a.venue_order_id, f.filled,
+       coalesce(a.stop_price, o.stop_price) AS stop_price, coalesce(a.quantity, o.quantity) AS quantity,
+       greatest(coalesce(a.quantity, o.quantity), CASE WHEN e.event = 'amending' THEN e.quantity END) - f.filled AS rest
+FROM orders o
+JOIN LATERAL (SELECT event, quantity FROM order_events WHERE order_id = o.id ORDER BY id DESC LIMIT 1) e
+    ON e.event IN ('sending', 'accepted', 'canceling', 'amending', 'unknown')
+LEFT JOIN LATERAL (SELECT venue_order_id, quantity, stop_price FROM order_events
+                   WHERE order_id = o.id AND event = 'accepted' ORDER BY id DESC LIMIT 1) a ON true
+CROSS JOIN LATERAL (SELECT coalesce(sum(quantity), 0) AS filled FROM fills WHERE order_id = o.id) f
+WHERE o.state IN ('intended', 'sending', 'accepted', 'canceling', 'amending', 'unknown');
 
 -- Cash plus positions at the newest close of each instrument's finest timeframe.
 CREATE OR REPLACE VIEW equity AS
@@ -768,31 +1063,60 @@ FROM cash c LEFT JOIN (
                         ORDER BY as_of DESC LIMIT 1) m
     GROUP BY p.wallet_id) p USING (wallet_id);
 
--- May this intent be sent? NULL = yes, else the one reason why not. The policy writes intents but cannot
--- change this function, the limits or the commands that it reads; the sender sends only what passes here.
+-- Why this intent may not be sent; NULL = it may. Reads only: refusal_of() is asked by approve() and by whoever wants
+-- to know. The policy writes intents but cannot change this function, the limits or the commands that it reads.
 -- What the policy could misstate to slip through (its price, its time) is held against what others wrote: the
--- newest close, the sender's own events.
-CREATE OR REPLACE FUNCTION approve(intent uuid, at_time timestamptz) RETURNS text
+-- newest close, the sender's own events. Exits skip the limits, never the sanity checks.
+CREATE OR REPLACE FUNCTION refusal_of(intent uuid, at_time timestamptz, in_epoch bigint DEFAULT NULL) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT CASE
         WHEN o.id IS NULL THEN 'there is no such order'
         WHEN w.mode <> o.mode THEN format('order says %s, wallet is %s', o.mode, w.mode)
-        WHEN w.mode <> 'paper' THEN 'only paper wallets can trade in this version'
         WHEN o.state <> 'intended' THEN format('order is already %s', o.state)
+        WHEN EXISTS (SELECT FROM approvals a WHERE a.order_id = o.id) THEN 'it was approved before: nothing is sent twice'
         WHEN at_time >= o.deadline THEN 'its deadline has passed'
         WHEN l.wallet_id IS NULL THEN 'the operator set no limits for this wallet'
         WHEN i.venue <> w.venue THEN format('%s is not on venue %s', i.symbol, w.venue)
-        WHEN NOT i.symbol = ANY (l.symbols) THEN format('%s is not on the allow-list', i.symbol)
-        WHEN o.side = 'buy' AND k.command IS DISTINCT FROM 'resume' THEN 'the wallet is paused: no entries'
-        WHEN o.side = 'buy' AND o.quantity * o.reference_price::numeric > l.max_order_notional
-            THEN format('notional above the limit of %s', l.max_order_notional)
-        WHEN o.side = 'buy' AND (m.close IS NULL OR abs(o.reference_price / m.close - 1) > 0.1)
-            THEN format('sized at a price of %s, which is not near the newest close of %s', o.reference_price, m.close)
+        WHEN k.mandate = 'halt' THEN 'the wallet is halted: nothing is sent'
+        WHEN w.mode = 'live' AND in_epoch IS DISTINCT FROM s.epoch
+            THEN format('epoch %s is over: another sender has taken over', coalesce(in_epoch::text, 'of nobody'))
+        WHEN w.mode = 'live' AND g.granted IS NOT TRUE THEN 'the wallet was not let live: make go-live WALLET=…'
+        WHEN i.status = 'delisted' THEN format('%s is delisted', i.symbol)
+        WHEN w.mode = 'live' AND o.quantity % i.lot_size <> 0
+            THEN format('a quantity of %s is not in whole lots of %s', o.quantity, i.lot_size)
         WHEN o.side = 'sell' AND o.quantity > coalesce(p.quantity, 0) THEN 'sells more than is held'
-        WHEN o.side = 'buy' AND (SELECT count(*) FROM order_events e JOIN orders d ON d.id = e.order_id
-              WHERE d.wallet_id = w.id AND e.event = 'accepted'
-              AND e.recorded_at > at_time - interval '1 day' AND e.recorded_at <= at_time) >= l.max_orders_a_day
-            THEN format('more than %s orders within 24 hours', l.max_orders_a_day)
+        WHEN w.mode = 'live' AND o.side = 'sell' AND o.purpose <> 'protect'
+             AND o.quantity > coalesce(p.quantity, 0) - coalesce(b.selling, 0)
+            THEN 'sells more than is held less what other orders sell'
+        WHEN o.side = 'sell' THEN NULL
+        WHEN NOT i.symbol = ANY (l.symbols) THEN format('%s is not on the allow-list', i.symbol)
+        WHEN k.mandate = 'pause' THEN 'the wallet is paused: no entries'
+        WHEN k.mandate <> 'trade' THEN format('the wallet is stopped (%s): no entries', k.mandate)
+        WHEN t.because IS NOT NULL THEN format('the wallet is stopped (%s): no entries until it is resumed', t.because)
+        WHEN w.mode = 'live' AND n.unmatched IS DISTINCT FROM 0
+            THEN 'the last reconciliation found what does not match: no entries'
+        WHEN w.mode = 'live' AND EXISTS (SELECT FROM reconciliations r WHERE r.wallet_id = w.id AND r.lasting
+                                         AND r.recorded_at >= coalesce(x.resumed_at, '-infinity'))
+            THEN 'a reconciliation found what only an operator can judge: look at make reconcile, then make resume'
+        WHEN i.status <> 'online' THEN format('%s is %s: no entries', i.symbol, replace(i.status, '_', ' '))
+        WHEN o.quantity * o.reference_price::numeric > l.max_order_notional
+            THEN format('notional above the limit of %s', l.max_order_notional)
+        WHEN m.close IS NULL OR abs(o.reference_price / m.close - 1) > 0.1
+            THEN format('sized at a price of %s, which is not near the newest close of %s', o.reference_price, m.close)
+        WHEN o.limit_price IS NOT NULL AND o.limit_price::float8 > m.close * 1.1
+            THEN format('its limit of %s is far above the newest close of %s', o.limit_price, m.close)
+        WHEN d.orders >= l.max_orders_a_day THEN format('more than %s orders within 24 hours', l.max_orders_a_day)
+        WHEN d.notional + o.quantity * o.reference_price::numeric > l.max_day_notional
+            THEN format('bought more than %s within 24 hours', l.max_day_notional)
+        WHEN (coalesce(p.quantity, 0) + coalesce(b.buying, 0) + o.quantity) * m.close::numeric > l.max_position_notional
+            THEN format('position above the limit of %s', l.max_position_notional)
+        WHEN w.mode = 'live' AND b.reserved + o.quantity * greatest(o.reference_price::numeric, o.limit_price) > c.amount
+            THEN 'costs more than the cash that no other order has reserved'
+        WHEN w.mode = 'live' AND at_time < g.since + make_interval(days => l.ramp_days)
+             AND coalesce(e.position_value, 0) + b.reserved + o.quantity * o.reference_price::numeric
+                 > l.ramp_exposure * g.capital
+            THEN format('in its first %s live days a wallet may hold %s of its capital', l.ramp_days,
+                        trim_scale(l.ramp_exposure))
     END
     FROM (SELECT intent) asked
     LEFT JOIN orders o ON o.id = asked.intent
@@ -800,12 +1124,53 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     LEFT JOIN instruments i ON i.id = o.instrument_id
     LEFT JOIN limits l ON l.wallet_id = w.id
     LEFT JOIN positions p ON p.wallet_id = w.id AND p.instrument_id = i.id
-    LEFT JOIN LATERAL (SELECT command FROM commands c WHERE c.wallet_id = w.id AND c.issued_at <= at_time
-                       ORDER BY c.issued_at DESC, c.id DESC LIMIT 1) k ON true
+    LEFT JOIN cash c ON c.wallet_id = w.id
+    LEFT JOIN equity e ON e.wallet_id = w.id
+    LEFT JOIN sender_sessions s ON s.wallet_id = w.id
+    LEFT JOIN LATERAL (SELECT mandate_of(w.id, at_time) AS mandate) k ON true
+    LEFT JOIN LATERAL (SELECT granted, capital, (SELECT min(recorded_at) FROM live_grants f
+                                                 WHERE f.wallet_id = w.id AND f.granted) AS since
+                       FROM live_grants f WHERE f.wallet_id = w.id AND f.recorded_at <= at_time
+                       ORDER BY id DESC LIMIT 1) g ON true
+    LEFT JOIN LATERAL (SELECT max(issued_at) AS resumed_at FROM commands r WHERE r.wallet_id = w.id
+                       AND r.command = 'resume' AND r.issued_at <= at_time) x ON true
+    LEFT JOIN LATERAL (SELECT because FROM risk_events r WHERE r.wallet_id = w.id AND r.kind = 'stop'
+                       AND r.recorded_at <= at_time AND r.recorded_at >= coalesce(x.resumed_at, '-infinity')
+                       ORDER BY r.id DESC LIMIT 1) t ON true
+    LEFT JOIN LATERAL (SELECT unmatched FROM reconciliations r WHERE r.wallet_id = w.id ORDER BY id DESC LIMIT 1) n ON true
     LEFT JOIN LATERAL (SELECT close FROM market_data d WHERE d.instrument_id = i.id
                        AND d.timeframe_s = i.base_timeframe_s AND d.as_of <= at_time
                        ORDER BY d.as_of DESC LIMIT 1) m ON true
+    LEFT JOIN LATERAL (
+        SELECT coalesce(sum(z.rest) FILTER (WHERE z.side = 'buy' AND z.instrument_id = i.id), 0) AS buying,
+               coalesce(sum(z.rest) FILTER (WHERE z.side = 'sell' AND z.instrument_id = i.id
+                                            AND z.purpose <> 'protect'), 0) AS selling,
+               coalesce(sum(z.rest * greatest(z.reference_price::numeric, z.limit_price))
+                        FILTER (WHERE z.side = 'buy'), 0) AS reserved
+        FROM open_risk z WHERE z.wallet_id = w.id AND z.order_id <> o.id) b ON true
+    LEFT JOIN LATERAL (
+        SELECT count(*) AS orders,
+               coalesce(sum(y.quantity * y.reference_price::numeric) FILTER (WHERE y.side = 'buy'), 0) AS notional
+        FROM approvals v JOIN orders y ON y.id = v.order_id
+        WHERE v.approved_at > at_time - interval '1 day' AND v.approved_at <= at_time AND y.wallet_id = w.id) d ON true
 $$;
+
+-- Lets an intent through, once: NULL, and its approval is a row; else the one reason why not, and nothing is written.
+-- The sender sends only what passes here.
+CREATE OR REPLACE FUNCTION approve(intent uuid, at_time timestamptz, in_epoch bigint DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    refusal text;
+BEGIN
+    -- two senders, or two orders of one wallet at once, are held against the limits one after the other
+    PERFORM FROM limits WHERE wallet_id = (SELECT wallet_id FROM orders WHERE id = intent) FOR UPDATE;
+    refusal := refusal_of(intent, at_time, in_epoch);
+    IF refusal IS NULL THEN
+        INSERT INTO approvals (order_id, epoch, limits_recorded_at, approved_at)
+        SELECT o.id, in_epoch, l.recorded_at, at_time FROM orders o JOIN limits l USING (wallet_id) WHERE o.id = intent;
+    END IF;
+    RETURN refusal;
+END $$;
 
 -- ───────────────────────────────────────────────────────────────────────────────────── beside the spine ──
 
@@ -834,6 +1199,18 @@ CREATE TABLE IF NOT EXISTS alerts (
     day         date NOT NULL,
     recorded_at timestamptz NOT NULL,
     UNIQUE (layer, key, day)
+);
+
+-- An alert on its way to one of the operator's channels, which are named by a short hash of their address, for the
+-- address is a secret. Written by cli (the notify job); the row is claimed before anything is sent.
+CREATE TABLE IF NOT EXISTS alert_deliveries (
+    alert_id     bigint NOT NULL REFERENCES alerts,
+    channel      text NOT NULL,
+    attempts     integer NOT NULL CHECK (attempts > 0),
+    delivered_at timestamptz,                    -- NULL: not yet, or never
+    error        text,
+    recorded_at  timestamptz NOT NULL,
+    PRIMARY KEY (alert_id, channel)
 );
 
 -- One backtest with all that is needed to run it again. Written by policy.

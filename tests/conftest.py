@@ -42,14 +42,14 @@ def home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
         made = path.parent / "sextant-home.made"
         if not made.exists():
             bring_up(load_settings(home=path, db_name=TEMPLATE))
-            _do_not_wait_for_the_disk(path)
+            do_not_wait_for_the_disk(path)
             made.touch()
     if worker == "master":
         request.config.stash[HOMES] = path
     return path
 
 
-def _do_not_wait_for_the_disk(home: Path) -> None:
+def do_not_wait_for_the_disk(home: Path) -> None:
     """Nobody needs these databases after the session; what survives a crash is tested on servers of its own."""
     server = ensure_running(home)
     admin = connect(server.url("postgres", server.superuser_password, "postgres"))

@@ -16,12 +16,13 @@ import numpy as np
 from policy import compiled_path, env_kernel
 from policy.book import HistoryKeeper, make_book
 from policy.canaries.markets import market_of
-from policy.decision_kernel import OBSERVATION_SIZE, Bools
+from policy.decision_kernel import DAY_S, OBSERVATION_SIZE, Bools
 from policy.decision_path import Circumstances, decide
 from policy.execution.plan import TradingRules
 from policy.inputs import static_config
 from policy.observation import Market, View, steering_of
-from policy.risk.context import NO_LIMITS, OperatorLimits
+from policy.risk.context import NO_LIMITS, OperatorLimits, RiskParameters
+from policy.risk.history import CloseHistory, PortfolioHistory
 from policy.simulator import FILL_KINDS, Costs, Simulator
 from policy.strategies.residual import Residual
 from policy.trading_env import STEERING_DRAWS, BookBatch, Terms
@@ -74,14 +75,14 @@ def _first(ours: list[Any], theirs: list[Any]) -> str:
     return f"{pairs[0][0]} and {pairs[0][1]}" if pairs else "where one ends"
 
 
-def random_path(seed: int, steps: int = STEPS) -> Path:
+def random_path(seed: int, steps: int = STEPS, step_s: int = 3600) -> Path:
     """A volatile market of 1 to 3 instruments and 1 to 6 bars a decision, some of them missing, with rough lots."""
     rng = np.random.default_rng(seed)
     n, bars = int(rng.integers(1, 4)), int(rng.choice([1, 4, 6]))
     shape, whole = (steps, n), (steps * bars, n)
     data = market_of(
         rng.normal(0.0, 0.01, whole), rng.uniform(0.2, 2.0, shape), rng.uniform(-1.0, 1.0, shape),
-        rng.normal(size=(*shape, 64)), bars, wiggle=0.002, seed=seed,
+        rng.normal(size=(*shape, 64)), bars, step_s, wiggle=0.002, seed=seed,
     )  # fmt: skip
     tradable, complete, gone = rng.random(shape) > 0.04, rng.random(shape) > 0.1, rng.random(whole) < 0.05
     fields = ("open", "high", "low", "close", "volume")
@@ -102,9 +103,20 @@ def random_path(seed: int, steps: int = STEPS) -> Path:
     terms = Terms(
         steering=steering, costs=Costs(rng.uniform(0, 80), rng.uniform(0, 20), rng.uniform(0, 2)),
         delays_s=(int(rng.choice(DELAYS_S)),), episode_steps=steps - 1, no_trade_band=rules.no_trade_band,
-        reach=float(rng.uniform(0.1, 1.0)), max_step=float(rng.uniform(0.1, 1.0)),
+        reach=float(rng.uniform(0.1, 1.0)), max_step=float(rng.uniform(0.1, 1.0)), rules=_random_rules(rng),
     )  # fmt: skip
     return Path(data, steering, terms, rng.uniform(-1.0, 1.0, shape), rng.uniform(0.3, 1.0, shape))
+
+
+def _random_rules(rng: np.random.Generator) -> RiskParameters:
+    """Every rule on in some paths, tight enough to cut; what only a wallet has is off."""
+    return RiskParameters(
+        max_leverage=rng.uniform(0.5, 1.5), max_heat=rng.uniform(0.02, 0.2), atr_multiple=rng.choice([0.0, 3.0]),
+        trade_risk=rng.choice([1.0, 0.05]), kelly_win_probability=rng.choice([0.0, 0.7]), kelly_payoff=2.0,
+        max_correlated_exposure=rng.choice([1.0, 0.4]), max_concentration=rng.choice([1.0, 0.2]),
+        max_value_at_risk=rng.uniform(0.01, 0.1), max_cvar=rng.uniform(0.02, 0.15),
+        ladder_from=rng.choice([1.0, 0.2]),
+    )  # fmt: skip
 
 
 def _newest_closes(close: FloatArray, first: FloatArray, bars: int) -> tuple[FloatArray, Bools]:
@@ -149,9 +161,11 @@ def by_backtest(path: Path) -> Trace:
     simulator = Simulator(data.grid, data.rules, terms.costs, terms.delays_s[0], data.step_s, terms.capital)
     history, trace = HistoryKeeper(terms.capital), Trace([], [], [], [], [], 0.0)
     cost = (terms.costs.fee_bps + terms.costs.slippage_bps) * 1e-4
-    steering, limits = steering_of(path.steering, terms.no_trade_band), replace(NO_LIMITS, max_step=terms.max_step)
+    steering = steering_of(path.steering, terms.no_trade_band)
+    limits = replace(NO_LIMITS, max_step=terms.max_step, rules=terms.rules)
+    past = CloseHistory(data.price, max(DAY_S // data.step_s, 1))
     for t in range(len(data) - 1):
-        as_of, market = from_unix(int(data.times[t])), _market(path, t)
+        as_of, market = from_unix(int(data.times[t])), _market(path, t, past)
         simulator.advance_to(as_of)
         book = make_book(as_of, simulator.cash, simulator.held.copy(), market.prices, history.before(as_of))
         seen: list[Any] = []
@@ -174,12 +188,13 @@ def by_backtest(path: Path) -> Trace:
     return trace
 
 
-def _market(path: Path, t: int) -> Market:
+def _market(path: Path, t: int, past: CloseHistory) -> Market:
     data = path.data
     return Market(
         prices=data.price[t], trend=data.trend[t], volatility=data.volatility[t], ood=data.ood[t], block=data.block[t],
         complete=data.complete[t], tradable=data.tradable[t],
         doubts=tuple("" if whole else "no embedding" for whole in data.complete[t]), states=None, config=path.steering,
+        history=PortfolioHistory(past, t),
     )  # fmt: skip
 
 

@@ -1,131 +1,169 @@
 """The sender: carries approved intents to the venue and writes down what it said. Imports no model runtime.
 
-Input: orders (through approve()), limits, commands, market_data. Output: order_events and fills, one
-transaction an outcome. In this version the venue is the paper venue.
+Input: orders (through approve()), limits, commands, KILL files, market_data, the accounts of live wallets.
+Output: order_events, fills, external_fills, cash_flows, reconciliations, key_checks; orders that protect or end a
+position. One transaction an outcome. It alone holds keys.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from policy.execution import crashpoints
+from policy.execution.desk import Desk, Row, Session, Superseded, WalletBusy
+from policy.execution.live_sender import run_pass
+from policy.execution.paper_sender import send_on_paper
+from policy.execution.requests import KeyRefused
+from policy.execution.venues.protocol import CouldNotAsk, TakeNonce, TradingVenue
+from policy.execution.wallet_keys import credentials_of
+from shared.alerts import raise_alert
 from shared.clock import Clock
-from shared.db import Database, load_queries
-from shared.exchanges.paper import fill_market_order
-from shared.job import Outcome, job, job_parser, run_job_command
+from shared.db import Database, DatabaseError, load_queries
+from shared.errors import SextantError
+from shared.job import Outcome, UsageError, job, job_parser, run_job_command
+from shared.settings import Settings
+from shared.wallets_file import WalletEntry, load_wallets
+
+log = logging.getLogger("sextant.sender")
+OpenVenue = Callable[[Row, TakeNonce], tuple[TradingVenue, WalletEntry]]
+
+
+class LiveWallets:
+    """The live wallets' desks, kept from pass to pass by a sender that stays: each has its lock and its epoch."""
+
+    def __init__(self, settings: Settings, open_venue: OpenVenue) -> None:
+        self._settings, self._open_venue = settings, open_venue
+        self._desks: dict[int, Desk] = {}
+
+    def run(self, clock: Clock, database: Database) -> tuple[dict[str, int], dict[str, str]]:
+        """One pass over every live wallet: (counts, failures by wallet). One wallet's trouble never stops another's."""
+        counts: dict[str, int] = {}
+        failures: dict[str, str] = {}
+        for wallet in database.fetch(load_queries("live_sender")["live_wallets"], {"now": clock.now()}):
+            try:
+                for name, number in self._run_one(clock, database, wallet).items():
+                    counts[name] = counts.get(name, 0) + number
+            except WalletBusy as error:
+                log.info(str(error))
+            except (CouldNotAsk, Superseded, KeyRefused, SextantError, DatabaseError) as error:
+                failures[wallet["name"]] = f"{type(error).__name__}: {error}"
+                self._give_up(clock, database, wallet, error)
+        return counts, failures
+
+    def _run_one(self, clock: Clock, database: Database, wallet: Row) -> dict[str, int]:
+        desk = self._desks.get(wallet["id"])
+        if desk is None:
+            desk = self._desks[wallet["id"]] = self._open(clock, database, wallet)
+        desk.wallet, desk.counts = wallet, {}
+        run_pass(desk)
+        return desk.counts
+
+    def _open(self, clock: Clock, database: Database, wallet: Row) -> Desk:
+        session = Session(clock, database, wallet)
+        try:
+            venue, entry = self._open_venue(wallet, session.take_nonce)
+        except SextantError:
+            session.end()
+            raise
+        everything = entry.managed_capital == "all"
+        return Desk(
+            clock=clock,
+            database=database,
+            settings=self._settings,
+            home=self._settings.home_path,
+            wallet=wallet,
+            venue=venue,
+            session=session,
+            managed_capital=None if entry.managed_capital == "all" else entry.managed_capital,
+            manages_all=everything,
+        )
+
+    def _give_up(self, clock: Clock, database: Database, wallet: Row, error: Exception) -> None:
+        """The pass ends here, and the next one begins a new epoch. What the venue did not answer may pass; the rest is
+        for people."""
+        desk = self._desks.pop(wallet["id"], None)
+        log.warning("the pass ended early", extra={"wallet": wallet["name"], "why": str(error)})
+        if isinstance(error, DatabaseError):
+            return  # nothing can be written down, the alert included; the next pass finds out
+        if desk is not None and not isinstance(error, Superseded):
+            desk.session.end()
+        loud = isinstance(error, KeyRefused) or getattr(error, "fatal", False)
+        key = f"sender-{type(error).__name__}:{wallet['name']}"
+        raise_alert(database, clock.now(), "critical" if loud else "warning", key, f"wallet {wallet['name']}: {error}")
+
+    def with_desk(self, clock: Clock, database: Database, wallet: Row, work: Callable[[Desk], None]) -> None:
+        """Something else than a pass, in an epoch of its own. WalletBusy: a sender works for the wallet."""
+        desk = self._open(clock, database, wallet)
+        try:
+            work(desk)
+        finally:
+            desk.session.end()
+
+    def venues(self) -> dict[int, TradingVenue]:
+        """Of the wallets that are worked for at the moment, by wallet id."""
+        return {wallet_id: desk.venue for wallet_id, desk in self._desks.items()}
+
+    def close(self) -> None:
+        """Leaves every wallet to the next sender."""
+        for desk in self._desks.values():
+            desk.session.end()
+        self.forget()
+
+    def forget(self) -> None:
+        """The connection that held the locks is gone."""
+        self._desks = {}
 
 
 @job("sender")
-def run_once(clock: Clock, database: Database) -> Outcome:
-    """First what the venue did meanwhile (fills, expiries), then the new intents."""
-    counts = {"filled": 0, "canceled": 0, "expired": 0, "accepted": 0, "rejected": 0}
-    queries, now = load_queries("sender"), clock.now()
-    for order in database.fetch(queries["working_orders"], {"now": now}):
-        outcome = _settle(database, order, now)
-        if outcome:
-            counts[outcome] += 1
-    for intent in database.fetch(queries["new_intents"]):
-        counts[_send(database, intent["id"], now)] += 1
-    result = {name: count for name, count in counts.items() if count}
-    return Outcome("done" if result else "nothing", result)
+def run_once(clock: Clock, database: Database, live: LiveWallets | None = None) -> Outcome:
+    """Paper wallets, then the live ones (``live`` is None where only paper is simulated)."""
+    counts = send_on_paper(database, clock.now())
+    failures: dict[str, str] = {}
+    if live is not None:
+        sent, failures = live.run(clock, database)
+        counts = {name: counts.get(name, 0) + sent.get(name, 0) for name in (*counts, *sent)}
+    result: dict[str, Any] = {name: count for name, count in counts.items() if count}
+    return Outcome("done" if result else "nothing", result | ({"failures": failures} if failures else {}))
 
 
-def _send(database: Database, order_id: Any, now: datetime) -> str:
-    """Offers one intent to the venue, if approve() lets it through."""
-    queries = load_queries("sender")
-    with database.transaction():
-        verdict = database.fetch_one(queries["approve"], {"id": order_id, "at": now})
-        refusal = verdict["refusal"] if verdict else "approve() does not know this order"
-        event = "rejected" if refusal else "accepted"
-        _record(
-            database,
-            order_id,
-            event,
-            refusal or "paper venue",
-            now,
-            venue_order_id=None if refusal else f"paper-{order_id}",
-        )
-    return event
+def venue_opener(settings: Settings, environ: Mapping[str, str]) -> OpenVenue:
+    """Opens a wallet's venue with its key from ``environ``, as config/wallets.json names it."""
+
+    def open_venue(wallet: Row, take_nonce: TakeNonce) -> tuple[TradingVenue, WalletEntry]:
+        from policy.execution.venues import open_trading  # brings a venue's library: paper wallets need none
+
+        wallets = load_wallets()
+        entry = wallets.entry(wallet["name"])
+        if entry.venue != wallet["venue"]:
+            raise UsageError(f"wallet {entry.name} is on {wallet['venue']}, and config/wallets.json says {entry.venue}")
+        credentials = credentials_of(entry, environ, wallets.wallets)
+        venue = open_trading(entry.venue, settings, credentials, take_nonce, wallet["symbols"])
+        return venue, entry
+
+    return open_venue
 
 
-def _settle(database: Database, order: Mapping[str, Any], now: datetime) -> str | None:
-    """Fills a working order at its fill candle, or lets it expire once no candle can come any more."""
-    if order["opened_at"] is None:
-        last_chance = order["deadline"] + timedelta(seconds=order["base_timeframe_s"])
-        if now < last_chance:
-            return None
-        with database.transaction():
-            _record(database, order["id"], "expired", f"no candle opened before {order['deadline']}", now)
-        return "expired"
-    queries = load_queries("sender")
-    with database.transaction():
-        book = database.fetch_one(queries["book"], order)
-        assert book is not None
-        fill = fill_market_order(
-            side=order["side"],
-            quantity=order["quantity"],
-            cash=book["cash"],
-            held=book["held"],
-            open_price=order["open"],
-            volume=order["volume"],
-            bar_s=order["base_timeframe_s"],
-            volatility=order["volatility"],
-            half_spread_bps=order["slippage_bps"],
-            impact=order["impact"],
-            fee_bps=order["taker_fee_bps"],
-            tick=order["tick_size"],
-            lot=order["lot_size"],
-        )
-        if fill.quantity == 0:
-            _record(database, order["id"], "canceled", "nothing affordable or held at the fill price", now)
-            return "canceled"
-        row = {
-            "wallet_id": order["wallet_id"],
-            "venue_trade_id": f"paper-{order['id']}",
-            "order_id": order["id"],
-            "side": order["side"],
-            "quantity": fill.quantity,
-            "price": fill.price,
-            "cost": fill.cost,
-            "fee": fill.fee,
-            "fee_asset": order["quote"],
-            "filled_at": order["opened_at"],
-            "recorded_at": now,
-        }
-        database.execute(queries["insert_fill"], row)
-        rest = order["quantity"] - fill.quantity
-        why = f"not affordable at {fill.price}" if order["side"] == "buy" else "not held"
-        detail = f"{rest} canceled: {why}" if rest else "whole quantity"
-        _record(database, order["id"], "filled", detail, order["opened_at"], recorded_at=now)
-    return "filled"
-
-
-def _record(
-    database: Database,
-    order_id: Any,
-    event: str,
-    detail: str,
-    at: datetime,
-    *,
-    venue_order_id: str | None = None,
-    recorded_at: datetime | None = None,
-) -> None:
-    row = {
-        "order_id": order_id,
-        "event": event,
-        "detail": detail,
-        "venue_order_id": venue_order_id,
-        "at": at,
-        "recorded_at": recorded_at or at,
-    }
-    database.execute(load_queries("sender")["insert_event"], row)
+def environment() -> Mapping[str, str]:
+    """The process's own, where wallet keys are: not config/.env, which every layer reads."""
+    return os.environ  # noqa: TID251 (see above)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = job_parser("Carry approved orders to the venue; write down what it said.")
-    return run_job_command("sender", parser, lambda c: run_once(c.clock, c.database), argv)
+
+    def work(context: Any) -> Outcome:
+        crashpoints.arm(context.settings.crash_at)
+        live = LiveWallets(context.settings, venue_opener(context.settings, environment()))
+        try:
+            return run_once(context.clock, context.database, live)
+        finally:
+            live.close()
+
+    return run_job_command("sender", parser, work, argv)
 
 
 if __name__ == "__main__":

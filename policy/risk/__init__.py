@@ -11,27 +11,51 @@ from __future__ import annotations
 from types import ModuleType
 
 from policy.risk import (
+    balance,
+    concentration,
+    cooldown,
+    correlated_exposure,
     daily_loss,
+    drawdown_ladder,
     fresh_data,
+    heat,
+    kelly,
     max_drawdown,
     max_exposure,
+    max_leverage,
     max_position,
     out_of_distribution,
     pause,
+    position_timeout,
     rate_limit,
+    stopped_out,
+    trade_risk,
+    value_at_risk,
 )
 from policy.risk.context import Clamp, Notes, RiskContext
 from shared.simulation.kernel import Floats
 
 RULES: dict[str, ModuleType] = {
     "max_drawdown": max_drawdown,
+    "drawdown_ladder": drawdown_ladder,
+    "kelly": kelly,
+    "trade_risk": trade_risk,
     "max_position": max_position,
     "max_exposure": max_exposure,
+    "max_leverage": max_leverage,
+    "concentration": concentration,
+    "correlated_exposure": correlated_exposure,
+    "heat": heat,
     "out_of_distribution": out_of_distribution,
+    "position_timeout": position_timeout,
+    "stopped_out": stopped_out,
+    "cooldown": cooldown,
     "daily_loss": daily_loss,
     "pause": pause,
     "fresh_data": fresh_data,
+    "balance": balance,
     "rate_limit": rate_limit,
+    "value_at_risk": value_at_risk,
 }
 
 

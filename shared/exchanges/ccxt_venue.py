@@ -20,8 +20,15 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from shared.clock import Timer, from_unix
-from shared.exchanges.protocol import Capabilities, ExchangeError, VenueStatus, provenance_at, require_storable
-from shared.exchanges.resilience import CACHE_TTL_S, PassingTrouble, VenueCalls, retry_after_s, root_cause
+from shared.exchanges.protocol import (
+    Capabilities,
+    ExchangeError,
+    NotListed,
+    VenueStatus,
+    provenance_at,
+    require_storable,
+)
+from shared.exchanges.resilience import CACHE_TTL_S, PassingTrouble, VenueCalls, excerpt, retry_after_s, root_cause
 from shared.rows import UNKNOWN_TRADES, Candles, InstrumentRules
 
 TIMEOUT_MS = 15_000
@@ -30,7 +37,6 @@ DAY_S, MINUTE_S, MS = 86_400, 60, 1_000
 PAGE = 100  # candles a page, where ccxt does not say how many
 MOST_REQUESTS_PER_S = 10.0  # calls weigh differently; at this pace the heaviest of ours stay below all known limits
 PASSING_STATUS = (408, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 530)
-EXCERPT = 200
 DOLLARS = {"USDT": ("USD",), "USDC": ("USD",), "USD": ("USDT", "USDC")}  # quotes to try instead
 EXERCISED = frozenset({"binance"})  # in tests/exchange_emulator
 CLIENT_ORDER_IDS = frozenset({"binance", "bitget", "coinbase", "kucoin"})  # documented; ccxt's tables do not tell
@@ -90,15 +96,16 @@ class CcxtExchange:
         for candidate in tried:
             if _is_spot(markets.get(candidate)) and markets[candidate].get("active") is not False:
                 return candidate
-        raise ExchangeError(f"{self.name} trades no {symbol!r}: tried {', '.join(tried)}")
+        raise NotListed(f"{self.name} trades no {symbol!r}: tried {', '.join(tried)}")
 
     def rules(self, symbol: str) -> InstrumentRules:
-        """Tick, lot and least cost of an order (0 where the venue names none)."""
+        """Tick, lot, least cost and least quantity of an order (0 where the venue names none). A market that is not
+        active takes no orders."""
         source, market = self._source(), self._market(symbol)
         try:
             rules = _rules(market, source.precisionMode)
         except (TypeError, ValueError, LookupError, ArithmeticError) as error:
-            message = f"{self.name} {symbol}: no rules in {_excerpt(market.get('precision'))} ({error})"
+            message = f"{self.name} {symbol}: no rules in {excerpt(market.get('precision'))} ({error})"
             raise ExchangeError(message, kind="malformed") from error
         return require_storable(rules, f"{self.name} {symbol}")
 
@@ -199,7 +206,7 @@ class CcxtExchange:
     def _market(self, symbol: str) -> Mapping[str, Any]:
         market = self._source().markets.get(symbol)
         if not _is_spot(market):
-            raise ExchangeError(f"{self.name} lists no {symbol!r}; resolve() finds the symbol it has instead")
+            raise NotListed(f"{self.name} lists no {symbol!r}; resolve() finds the symbol it has instead")
         found: Mapping[str, Any] = market
         return found
 
@@ -253,7 +260,7 @@ class CcxtExchange:
     ) -> str:
         """ccxt's own hook, called with each raw answer of this thread before ccxt makes anything of it."""
         wire: Wire = self._thread.wire
-        wire.status, wire.headers, wire.excerpt = status, headers, _excerpt(body)
+        wire.status, wire.headers, wire.excerpt = status, headers, excerpt(body)
         if 200 <= status < 300:
             _require_content(body)
         return body.strip()
@@ -278,19 +285,14 @@ def _require_content(body: str) -> None:
     try:
         value = json.loads(body)
     except ValueError as error:
-        raise PassingTrouble("not_json", f"the answer is not JSON: {_excerpt(body)}") from error
+        raise PassingTrouble("not_json", f"the answer is not JSON: {excerpt(body)}") from error
     if value in (None, {}, ""):
-        raise PassingTrouble("no_result", f"no result: {_excerpt(body)}")
-
-
-def _excerpt(answer: object) -> str:
-    text = " ".join(str(answer).split())
-    return text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
+        raise PassingTrouble("no_result", f"no result: {excerpt(body)}")
 
 
 def _trouble(ccxt: Any, error: Exception, wire: Wire, asked: str) -> PassingTrouble | ExchangeError:
     """By ccxt's class where the venue said something that ccxt knows, else by the HTTP status."""
-    detail = f"{type(error).__name__}: {_excerpt(error)}"
+    detail = f"{type(error).__name__}: {excerpt(error)}"
     by_status = re.match(r"\S+ [A-Z]+ https?:", str(error)) is not None  # not the venue's words, but ccxt's
     if isinstance(error, ccxt.RateLimitExceeded | ccxt.DDoSProtection):
         return PassingTrouble("rate_limited", detail, retry_after_s(wire.headers))
@@ -356,12 +358,15 @@ def _paths(api: Any) -> Iterator[str]:
 
 
 def _rules(market: Mapping[str, Any], precision_mode: int) -> InstrumentRules:
-    least = ((market.get("limits") or {}).get("cost") or {}).get("min")
+    limits = market.get("limits") or {}
+    least = {name: Decimal(str((limits.get(name) or {}).get("min") or 0)) for name in ("cost", "amount")}
     step = partial(_step, mode=precision_mode)
     return InstrumentRules(
         tick_size=step(market["precision"]["price"]),
         lot_size=step(market["precision"]["amount"]),
-        min_notional=Decimal(str(least or 0)),
+        min_notional=least["cost"],
+        min_quantity=least["amount"],
+        status="cancel_only" if market.get("active") is False else "online",
     )
 
 

@@ -8,11 +8,10 @@ only, and the last entry is the current, not-yet-committed one. Older candles ar
 from __future__ import annotations
 
 import math
-import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,27 +19,30 @@ import krakenex
 import requests
 
 from shared.clock import Timer
+from shared.exchanges.kraken_pairs import (
+    Pair,
+    both_names,
+    canonical,
+    parse_assets,
+    parse_pairs,
+    parse_rules,
+    spellings,
+)
 from shared.exchanges.protocol import (
     Capabilities,
     ExchangeError,
+    NotListed,
     StreamEvent,
     VenueStatus,
     provenance_at,
     require_storable,
 )
-from shared.exchanges.resilience import PassingTrouble, VenueCalls, retry_after_s, root_cause
+from shared.exchanges.resilience import PassingTrouble, VenueCalls, excerpt, retry_after_s, root_cause
 from shared.exchanges.trade_candles import Trade, TradeCandles
 from shared.rows import Candles, InstrumentRules
 from shared.settings import FeedSettings
 
-SYMBOL = re.compile(r"[A-Z0-9.]+/[A-Z0-9.]+")
 INTERVALS_MIN = (1, 5, 15, 30, 60, 240, 1_440, 10_080)
-# Kraken's own names for two assets; everywhere else in Sextant they are BTC and DOGE.
-COMMON_NAMES = {"XBT": "BTC", "XDG": "DOGE"}
-KRAKEN_NAMES = {common: own for own, common in COMMON_NAMES.items()}
-DOLLAR_TOKENS = ("USDT", "USDC")  # whose pairs may be listed against USD only
-DEFAULT_COSTMIN = "0.5"
-
 TIMEOUT_S = 15.0
 PAIRS_TTL_S = 3_600.0  # a delisting or a new tick must be noticed
 TRADES_PAGE = 1_000
@@ -55,18 +57,11 @@ PASSING_ERRORS = {
     "EService:": "server_error",
     "EGeneral:Internal error": "server_error",
 }
-EXCERPT = 200  # characters of an answer quoted in an error
 WEBSOCKET_URL = "wss://ws.kraken.com/v2"
 STATUSES: dict[str, VenueStatus] = {
     "online": "online", "maintenance": "maintenance", "cancel_only": "cancel_only", "post_only": "post_only",
 }  # fmt: skip
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    id: str
-    info: Mapping[str, Any]  # as AssetPairs tells it; read only when asked for, so a strange pair spoils no other
 
 
 class KrakenExchange:
@@ -115,22 +110,30 @@ class KrakenExchange:
 
         XBT and BTC, XDG and DOGE are one asset each. ExchangeError names what was tried.
         """
-        tried = _spellings(symbol)
-        pairs = self._listed()
+        tried = spellings(symbol)
+        pairs = self.pairs()
         for candidate in tried:
             if candidate in pairs:
                 return candidate
-        raise ExchangeError(f"kraken lists no {symbol!r}: tried {', '.join(map(_both_names, tried))}")
+        raise NotListed(f"kraken lists no {symbol!r}: tried {', '.join(map(both_names, tried))}")
 
     def rules(self, symbol: str) -> InstrumentRules:
-        """Tick, lot and minimum cost; Kraken's separate minimum quantity (ordermin) is not among them."""
+        """Tick, lot, least cost (costmin) and least quantity (ordermin), and the pair's own status."""
         pair = self._pair(symbol)
         try:
-            rules = _parse_rules(pair.info)
-        except (TypeError, ValueError, KeyError, InvalidOperation) as error:
-            message = f"kraken AssetPairs {pair.id}: no rules in {_excerpt(pair.info)}"
+            rules = parse_rules(pair.info)
+        except (TypeError, ValueError, KeyError, ArithmeticError) as error:
+            message = f"kraken AssetPairs {pair.id}: no rules in {excerpt(pair.info)}"
             raise ExchangeError(message, kind="malformed") from error
         return require_storable(rules, f"kraken {symbol}")
+
+    def pairs(self) -> dict[str, Pair]:
+        """Every pair that is listed, by its symbol; up to an hour old."""
+        return self._ask("AssetPairs", {}, parse_pairs, PAIRS_TTL_S)
+
+    def assets(self) -> dict[str, str]:
+        """Every asset's common name by Kraken's id, XXBT -> BTC; up to an hour old."""
+        return self._ask("Assets", {}, parse_assets, PAIRS_TTL_S)
 
     def server_time(self) -> float:
         return self._ask("Time", {}, lambda result: float(result["unixtime"]))
@@ -179,7 +182,8 @@ class KrakenExchange:
     ) -> AsyncIterator[StreamEvent]:
         """See StreamsCandles: candles and best prices over WebSocket v2, for ever."""
         require_one_market(self._rest_url, self._websocket_url)
-        from shared.exchanges.kraken_stream import StreamOptions, stream_kraken
+        from shared.exchanges.kraken_socket import StreamOptions
+        from shared.exchanges.kraken_stream import stream_kraken
 
         feed = feed or FeedSettings()
         options = StreamOptions(feed.silence_s, feed.reconnect_s, feed.reconnect_max_s)
@@ -207,14 +211,10 @@ class KrakenExchange:
             cursor = last
 
     def _pair(self, symbol: str) -> Pair:
-        pair = self._listed().get(_canonical(symbol))
+        pair = self.pairs().get(canonical(symbol))
         if pair is None:
-            raise ExchangeError(f"kraken lists no {_both_names(symbol)}; resolve() finds the symbol it has instead")
+            raise NotListed(f"kraken lists no {both_names(symbol)}; resolve() finds the symbol it has instead")
         return pair
-
-    def _listed(self) -> dict[str, Pair]:
-        """Every pair by its canonical symbol."""
-        return self._ask("AssetPairs", {}, _parse_pairs, PAIRS_TTL_S)
 
     def _ask(self, method: str, question: Mapping[str, Any], parse: Callable[[Any], T], ttl_s: float = 0.0) -> T:
         """What ``parse`` makes of the ``result`` object of one public call."""
@@ -225,14 +225,16 @@ class KrakenExchange:
         try:
             answer = self._api().query_public(method, dict(question), timeout=TIMEOUT_S)
         except requests.exceptions.JSONDecodeError as error:
-            raise PassingTrouble("not_json", f"the answer is not JSON: {_excerpt(error.doc)}") from error
+            raise PassingTrouble("not_json", f"the answer is not JSON: {excerpt(error.doc)}") from error
         except requests.exceptions.RequestException as error:
             raise _request_trouble(asked, error) from error
+        except (ValueError, RecursionError) as error:  # JSON that nests too deep, a number of thousands of digits
+            raise PassingTrouble("not_json", f"the answer cannot be read: {excerpt(error)}") from error
         result = _result(answer, asked)
         try:
             return parse(result)
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            message = f"{asked}: the answer is malformed ({type(error).__name__}: {error}): {_excerpt(result)}"
+            message = f"{asked}: the answer is malformed ({type(error).__name__}: {error}): {excerpt(result)}"
             raise ExchangeError(message, kind="malformed") from error
 
     def _api(self) -> krakenex.API:
@@ -256,14 +258,9 @@ def _check_timeframe(timeframe_s: int) -> None:
         raise ExchangeError(f"kraken has no {timeframe_s} s candles: it serves {INTERVALS_MIN} minutes")
 
 
-def _excerpt(answer: object) -> str:
-    text = " ".join(str(answer).split())
-    return text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
-
-
 def _request_trouble(asked: str, error: requests.exceptions.RequestException) -> PassingTrouble | ExchangeError:
     """What became of a question that has no answer with status 200."""
-    detail = f"{type(error).__name__}: {_excerpt(error)}"
+    detail = f"{type(error).__name__}: {excerpt(error)}"
     if error.response is None:
         kind = "timeout" if isinstance(error, requests.exceptions.Timeout) else "transport"
         return PassingTrouble(kind, root_cause(error))
@@ -271,77 +268,24 @@ def _request_trouble(asked: str, error: requests.exceptions.RequestException) ->
         return PassingTrouble("rate_limited", detail, retry_after_s(error.response.headers))
     if error.response.status_code in PASSING_STATUS:
         return PassingTrouble("server_error", detail, retry_after_s(error.response.headers))
-    return ExchangeError(f"{asked}: {_excerpt(error)}", kind="venue_error")
+    return ExchangeError(f"{asked}: {excerpt(error)}", kind="venue_error")
 
 
 def _result(answer: object, asked: str) -> dict[str, Any]:
     """The result of an envelope ``{"error": [...], "result": {...}}``."""
     if not isinstance(answer, dict):
-        raise PassingTrouble("no_result", f"not an answer: {_excerpt(answer)}")
+        raise PassingTrouble("no_result", f"not an answer: {excerpt(answer)}")
     errors = answer.get("error")
     if errors:
-        text = _excerpt(errors)
+        text = excerpt(errors)
         for words, kind in PASSING_ERRORS.items():
             if words in text:
                 raise PassingTrouble(kind, text)
         raise ExchangeError(f"{asked}: {text}", kind="venue_error")
     result = answer.get("result")
     if not isinstance(result, dict):
-        raise PassingTrouble("no_result", f"no result: {_excerpt(answer)}")
+        raise PassingTrouble("no_result", f"no result: {excerpt(answer)}")
     return result
-
-
-# --- symbols and pairs ---
-
-
-def _canonical(symbol: str) -> str:
-    """BASE/QUOTE in common names, e.g. XBT/USDT -> BTC/USDT."""
-    return "/".join(COMMON_NAMES.get(asset, asset) for asset in symbol.upper().split("/"))
-
-
-def _both_names(symbol: str) -> str:
-    canonical = _canonical(symbol)
-    own = "/".join(KRAKEN_NAMES.get(asset, asset) for asset in canonical.split("/"))
-    return canonical if own == canonical else f"{canonical} ({own})"
-
-
-def _spellings(symbol: str) -> list[str]:
-    """The canonical symbols to try, in order."""
-    canonical = _canonical(symbol)
-    if not SYMBOL.fullmatch(canonical):
-        raise ExchangeError(f"kraken lists no {symbol!r}: a symbol reads BASE/QUOTE, like BTC/USD")
-    base, quote = canonical.split("/")
-    return [canonical, f"{base}/USD"] if quote in DOLLAR_TOKENS else [canonical]
-
-
-def _parse_pairs(result: dict[str, Any]) -> dict[str, Pair]:
-    pairs: dict[str, Pair] = {}
-    for pair_id, info in result.items():
-        if isinstance(info, dict):
-            pairs.setdefault(_canonical(_listed_symbol(pair_id, info)), Pair(pair_id, info))
-    if not pairs:
-        raise PassingTrouble("no_result", f"no pair in {_excerpt(result)}")
-    return pairs
-
-
-def _listed_symbol(pair_id: str, info: Mapping[str, Any]) -> str:
-    """``wsname`` (XBT/USDT); where it is absent, ``altname`` (XBTUSDT) cut at the quote asset's name."""
-    if info.get("wsname"):
-        return str(info["wsname"])
-    altname, quote = str(info.get("altname") or pair_id), str(info.get("quote", ""))
-    for name in (quote, quote[1:]):  # ZUSD is spelled USD in names
-        if name and altname.endswith(name) and altname != name:
-            return f"{altname.removesuffix(name)}/{name}"
-    return altname
-
-
-def _parse_rules(info: Mapping[str, Any]) -> InstrumentRules:
-    tick = info.get("tick_size") or Decimal(1).scaleb(-int(info["pair_decimals"]))
-    return InstrumentRules(
-        tick_size=Decimal(tick),
-        lot_size=Decimal(1).scaleb(-int(info["lot_decimals"])),
-        min_notional=Decimal(info.get("costmin") or DEFAULT_COSTMIN),
-    )
 
 
 # --- candles ---

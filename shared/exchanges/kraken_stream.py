@@ -10,22 +10,27 @@ Symbols are v2's own, which are Sextant's (BTC/USD); XBT and XDG are unknown the
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
-import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.uri import parse_uri
 
 from shared.exchanges.kraken_book import DEPTH, Book
+from shared.exchanges.kraken_socket import (
+    MALFORMED,
+    Lost,
+    StreamOptions,
+    backoff_s,
+    excerpt,
+    listen,
+    parse_message,
+)
 from shared.exchanges.protocol import (
     BookTop,
     CandleUpdate,
@@ -39,25 +44,9 @@ from shared.exchanges.protocol import (
 INTERVALS_MIN = (1, 5, 15, 30, 60, 240, 1_440, 10_080, 21_600)
 STATUSES: dict[object, VenueStatus] = {"online": "online", "maintenance": "maintenance",
                                        "cancel_only": "cancel_only", "post_only": "post_only"}  # fmt: skip
-MOST_BYTES = 2**20  # of one message; the largest seen, a snapshot, has some 200 kB
-MOST_WAITING = 16  # messages read ahead; beyond it the sender has to wait
-CLOSING_S = 0.5  # how long a goodbye may take
 BOOK_TOP_S = 1.0  # between two BookTop of one symbol
 WRONG_BOOKS, WRONG_BOOKS_S = 3, 60.0  # so many in so long: that symbol's book is left alone until the next connection
-EXCERPT = 200  # characters of a message quoted in a trouble
 VALUES = ("open", "high", "low", "close", "volume")
-MALFORMED = (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError)
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
-    """As in shared.settings.FeedSettings; ``random`` and ``sleep`` are passed in so that waiting can be tested."""
-
-    silence_s: float = 5.0
-    reconnect_s: float = 1.0
-    reconnect_max_s: float = 60.0
-    random: random.Random = field(default_factory=random.SystemRandom)
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
 async def stream_kraken(
@@ -90,48 +79,15 @@ async def stream_kraken(
         failures += 1
 
 
-def backoff_s(failures: int, options: StreamOptions) -> float:
-    """The wait before the next try, with full jitter: uniform in [0, reconnect_s × 2^failures], cut at the maximum."""
-    return options.random.uniform(0, min(options.reconnect_max_s, options.reconnect_s * 2 ** min(failures, 32)))
-
-
 async def _connection(url: str, session: Session, options: StreamOptions) -> AsyncGenerator[StreamEvent]:
     """One connection from its opening to its loss, which is told as a trouble and a state."""
     try:
-        async with connect(
-            url,
-            open_timeout=options.silence_s,
-            close_timeout=CLOSING_S,
-            max_size=MOST_BYTES,
-            max_queue=MOST_WAITING,
-            compression=None,
-        ) as socket:
-            now = asyncio.get_running_loop().time
-            while True:
-                began = now()
-                async with asyncio.timeout(options.silence_s):
-                    for request in session.requests():
-                        await socket.send(request)
-                    message = await socket.recv()
-                session.listened(now() - began)
-                for event in session.receive(message, now()):
-                    yield event
-                session.check(now(), options.silence_s)
+        async with aclosing(listen(url, session, options)) as events:
+            async for event in events:
+                yield event
     except Lost as lost:
         yield lost.trouble
-    except TimeoutError:
-        yield StreamTrouble("silence", f"{url}: no message for {options.silence_s:g} s")
-    except (ConnectionClosed, OSError, WebSocketException) as error:
-        yield StreamTrouble("disconnected", f"{url}: {excerpt(str(error) or type(error).__name__)}")
     yield StreamState(False, session.status)
-
-
-class Lost(Exception):
-    """The connection is of no use any more."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.trouble = StreamTrouble(kind, detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +141,7 @@ class Session:
     def receive(self, text: str | bytes, now: float) -> list[StreamEvent]:
         """The events in one message; whatever is wrong with it is one of them."""
         try:
-            message = json.loads(text, parse_float=Decimal, parse_constant=_refuse)
+            message = parse_message(text)
             if "method" in message:
                 return self._answer(message, now)
             channel = message["channel"]
@@ -315,17 +271,8 @@ class Session:
 _Reader = Callable[[Any, dict[str, Any], float], list[StreamEvent]]
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
 def _bad(error: Exception, message: object) -> StreamTrouble:
     return StreamTrouble("bad_message", f"{type(error).__name__} {excerpt(error)}: {excerpt(message)}")
-
-
-def excerpt(message: object) -> str:
-    text = message if isinstance(message, str) else str(message)
-    return " ".join(text[:EXCERPT].split()) + ("…" if len(text) > EXCERPT else "")
 
 
 def _is_snapshot(message: dict[str, Any]) -> bool:

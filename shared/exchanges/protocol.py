@@ -31,6 +31,10 @@ class ExchangeError(SextantError):
         self.kind = kind
 
 
+class NotListed(ExchangeError):
+    """The venue answered, and lists no such symbol: never was, or is delisted."""
+
+
 def provenance_at(rest_url: str | None) -> str:
     """What serves under a venue's name from this very machine is an emulator: its candles are an invented market's."""
     host = urlsplit(rest_url).hostname if rest_url else None
@@ -38,8 +42,8 @@ def provenance_at(rest_url: str | None) -> str:
 
 
 def require_storable(rules: InstrumentRules, symbol: str) -> InstrumentRules:
-    """The rules; ExchangeError where the database would round the tick or the lot, to zero even."""
-    for name, step in (("tick", rules.tick_size), ("lot", rules.lot_size)):
+    """The rules; ExchangeError where the database would round the tick, the lot or the least quantity, to zero even."""
+    for name, step in (("tick", rules.tick_size), ("lot", rules.lot_size), ("least quantity", rules.min_quantity)):
         if step % FINEST_STEP:
             raise ExchangeError(f"{symbol}: its {name} of {step} is finer than 1e-8, which this version cannot store")
     return rules
@@ -81,7 +85,9 @@ class Exchange(Protocol):
         listed is the same base in USD, where that is. All other methods take the resolved symbol."""
         ...
 
-    def rules(self, symbol: str) -> InstrumentRules: ...
+    def rules(self, symbol: str) -> InstrumentRules:
+        """What the venue demands of orders; NotListed where it lists no such symbol (any more)."""
+        ...
 
     def candles(self, symbol: str, timeframe_s: int, since: int, until: int) -> Candles:
         """The closed candles with since < as_of <= until (Unix seconds), as far as the venue serves them: closed by

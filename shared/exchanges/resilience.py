@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 CACHE_TTL_S = 30.0
 CACHE_SIZE = 1_024
+EXCERPT = 200  # characters of an answer quoted in an error
 # Troubles of the venue as a whole; the others (no_result) may be one question's own.
 VENUE_TROUBLES = frozenset({"timeout", "transport", "not_json", "rate_limited", "server_error", "maintenance"})
 
@@ -319,6 +320,12 @@ class VenueCalls:
     def _trouble(self, kind: str) -> None:
         with self._lock:
             self._troubles[kind] += 1
+
+
+def excerpt(answer: object) -> str:
+    """The beginning of it, on one line, to be quoted in an error."""
+    text = " ".join(str(answer).split())
+    return text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
 
 
 def root_cause(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from shared.exchanges.protocol import Capabilities, ExchangeError, VenueStatus
+from shared.exchanges.protocol import Capabilities, ExchangeError, NotListed, VenueStatus
 from shared.rows import Candles, FloatArray, InstrumentRules, IntArray
 
 EPOCH = 1_577_836_800  # 2020-01-01T00:00Z
@@ -102,12 +102,12 @@ class SimulatedExchange:
     def resolve(self, symbol: str) -> str:
         """The symbol itself; ExchangeError unless it reads SIM-<BASE>/<QUOTE>."""
         if not SYMBOL.fullmatch(symbol):
-            raise ExchangeError(f"simulated has no {symbol!r}: its symbols read SIM-<BASE>/<QUOTE>, like SIM-BTC/USDT")
+            raise NotListed(f"simulated has no {symbol!r}: its symbols read SIM-<BASE>/<QUOTE>, like SIM-BTC/USDT")
         return symbol
 
     def rules(self, symbol: str) -> InstrumentRules:
         tick = Decimal(1).scaleb(-_profile(self.resolve(symbol)).decimals)
-        return InstrumentRules(tick_size=tick, lot_size=LOT_SIZE, min_notional=MIN_NOTIONAL)
+        return InstrumentRules(tick, LOT_SIZE, MIN_NOTIONAL, min_quantity=LOT_SIZE)
 
     def server_time(self) -> None:
         """None: it has no clock of its own."""

@@ -13,7 +13,8 @@ WHERE model_id = %(model_id)s AND instrument_id = %(instrument_id)s AND timefram
 
 -- name: embedded_instruments
 -- Whose moments can be found.
-SELECT i.id, i.venue, i.symbol, i.base_timeframe_s, i.tick_size, i.lot_size, i.min_notional, i.provenance
+SELECT i.id, i.venue, i.symbol, i.base_timeframe_s, i.tick_size, i.lot_size, i.min_notional, i.min_quantity,
+       i.status, i.provenance
 FROM instruments i
 WHERE EXISTS (SELECT FROM embeddings e WHERE e.model_id = %(model_id)s AND e.instrument_id = i.id
                                          AND e.timeframe_s = %(timeframe_s)s)

@@ -2,21 +2,31 @@
 
 -- name: add_instrument
 -- A new instrument, or a finer base timeframe of a known one; none comes back for one of another provenance.
-INSERT INTO instruments (venue, symbol, base_timeframe_s, tick_size, lot_size, min_notional, provenance, recorded_at)
-VALUES (%(venue)s, %(symbol)s, %(timeframe_s)s, %(tick_size)s, %(lot_size)s, %(min_notional)s, %(provenance)s,
-        %(recorded_at)s)
+INSERT INTO instruments (venue, symbol, base_timeframe_s, tick_size, lot_size, min_notional, min_quantity, status,
+                         provenance, recorded_at)
+VALUES (%(venue)s, %(symbol)s, %(timeframe_s)s, %(tick_size)s, %(lot_size)s, %(min_notional)s, %(min_quantity)s,
+        %(status)s, %(provenance)s, %(recorded_at)s)
 ON CONFLICT (venue, symbol) DO UPDATE SET base_timeframe_s = LEAST(instruments.base_timeframe_s, excluded.base_timeframe_s)
 WHERE instruments.provenance = excluded.provenance
-RETURNING id, venue, symbol, base_timeframe_s, tick_size, lot_size, min_notional, provenance
+RETURNING id, venue, symbol, base_timeframe_s, tick_size, lot_size, min_notional, min_quantity, status, provenance
 
 -- name: refresh_rules
--- What the venue demands of an order today.
-UPDATE instruments SET tick_size = %(tick_size)s, lot_size = %(lot_size)s, min_notional = %(min_notional)s
+-- What the venue demands of an order from now on; a trigger keeps each version of it. A job whose clock was set back
+-- (--at) does not make it older than it is.
+UPDATE instruments
+SET tick_size = %(tick_size)s, lot_size = %(lot_size)s, min_notional = %(min_notional)s,
+    min_quantity = %(min_quantity)s, status = %(status)s, recorded_at = greatest(recorded_at, %(recorded_at)s)
 WHERE id = %(id)s
+
+-- name: instruments_of
+-- All instruments of a venue.
+SELECT id, venue, symbol, base_timeframe_s, tick_size, lot_size, min_notional, min_quantity, status, provenance
+FROM instruments WHERE venue = %(venue)s ORDER BY symbol
 
 -- name: known_series
 -- The known instruments of a venue, each with the last close stored at this timeframe.
-SELECT i.id, i.venue, i.symbol, i.base_timeframe_s, i.tick_size, i.lot_size, i.min_notional, i.provenance,
+SELECT i.id, i.venue, i.symbol, i.base_timeframe_s, i.tick_size, i.lot_size, i.min_notional, i.min_quantity,
+       i.status, i.provenance,
        (SELECT max(as_of) FROM market_data m WHERE m.instrument_id = i.id AND m.timeframe_s = %(timeframe_s)s) AS last
 FROM instruments i WHERE i.venue = %(venue)s AND i.symbol = ANY (%(symbols)s)
 

@@ -3,18 +3,21 @@
 -- name: insert_wallet
 -- A new wallet; none comes back when the name is taken.
 INSERT INTO wallets (name, venue, mode, quote, track, taker_fee_bps, slippage_bps, impact, recorded_at)
-VALUES (%(name)s, %(venue)s, 'paper', %(quote)s, %(track)s, %(taker_fee_bps)s, %(slippage_bps)s, %(impact)s, %(at)s)
+VALUES (%(name)s, %(venue)s, %(mode)s, %(quote)s, %(track)s, %(taker_fee_bps)s, %(slippage_bps)s, %(impact)s, %(at)s)
 ON CONFLICT (name) DO NOTHING RETURNING id
 
 -- name: insert_limits
 -- The operator's hard limits of a wallet.
-INSERT INTO limits (wallet_id, symbols, max_order_notional, max_orders_a_day, recorded_at)
-VALUES (%(wallet_id)s, %(symbols)s, %(max_order_notional)s, %(max_orders_a_day)s, %(at)s)
+INSERT INTO limits (wallet_id, symbols, max_order_notional, max_orders_a_day, max_day_notional, max_position_notional,
+                    ramp_days, ramp_exposure, recorded_at)
+VALUES (%(wallet_id)s, %(symbols)s, %(max_order_notional)s, %(max_orders_a_day)s, %(max_day_notional)s,
+        %(max_position_notional)s, %(ramp_days)s, %(ramp_exposure)s, %(at)s)
 
 -- name: insert_cash_flow
--- Money paid in or taken out.
-INSERT INTO cash_flows (wallet_id, asset, amount, reference, at, recorded_at)
-VALUES (%(wallet_id)s, %(asset)s, %(amount)s, %(reference)s, %(at)s, %(at)s)
+-- Money that comes or goes by the operator's word; the same reference twice is one flow.
+INSERT INTO cash_flows (wallet_id, asset, amount, kind, managed, value, reference, at, recorded_at)
+VALUES (%(wallet_id)s, %(asset)s, %(amount)s, %(kind)s, %(managed)s, %(value)s, %(reference)s, %(at)s, %(at)s)
+ON CONFLICT (wallet_id, reference) DO NOTHING
 
 -- name: insert_command
 -- Something an operator asks for; the same idempotency key twice is one command.
@@ -23,23 +26,36 @@ SELECT id, %(command)s, %(reason)s, %(issuer)s, %(idempotency_key)s, %(at)s, %(e
 FROM wallets WHERE name = %(wallet)s
 ON CONFLICT (idempotency_key) DO NOTHING
 
--- name: insert_retrain_command
--- A new encoder is asked for; the same idempotency key twice is one command.
+-- name: insert_command_for_all
+-- Something an operator asks for that names no wallet; the same idempotency key twice is one command.
 INSERT INTO commands (command, reason, issuer, idempotency_key, issued_at, expires_at)
-VALUES ('retrain-encoder', %(reason)s, %(issuer)s, %(idempotency_key)s, %(at)s, %(expires_at)s)
+VALUES (%(command)s, %(reason)s, %(issuer)s, %(idempotency_key)s, %(at)s, %(expires_at)s)
 ON CONFLICT (idempotency_key) DO NOTHING
 
 -- name: wallet_overview
 -- Each wallet with its equity, what the trader counts today's loss from (the equity at its last decision before
--- today, else what was paid in), and whether it trades.
+-- today and what was paid in since, else what was paid in at all).
 SELECT w.id, w.name, w.venue, w.mode, w.track, w.quote, l.symbols, e.cash, e.equity, e.as_of,
-       coalesce((SELECT equity::numeric FROM decisions d WHERE d.wallet_id = w.id
+       coalesce((SELECT d.equity::numeric + coalesce((SELECT sum(coalesce(value, amount)) FROM cash_flows f
+                            WHERE f.wallet_id = w.id AND f.managed AND f.recorded_at > d.recorded_at), 0)
+                 FROM decisions d WHERE d.wallet_id = w.id
                  AND d.as_of <= date_trunc('day', coalesce(e.as_of, %(now)s), 'UTC') ORDER BY d.as_of DESC LIMIT 1),
-                (SELECT sum(amount) FROM cash_flows f WHERE f.wallet_id = w.id AND f.at <= %(now)s), 0) AS day_start,
-       (SELECT max(as_of) FROM decisions d WHERE d.wallet_id = w.id) AS last_decision,
-       (SELECT command || ': ' || reason FROM commands c WHERE c.wallet_id = w.id AND c.issued_at <= %(now)s
-        ORDER BY c.issued_at DESC, c.id DESC LIMIT 1) AS last_command
+                (SELECT sum(coalesce(value, amount)) FROM cash_flows f
+                 WHERE f.wallet_id = w.id AND f.managed AND f.at <= %(now)s), 0) AS day_start,
+       (SELECT max(as_of) FROM decisions d WHERE d.wallet_id = w.id) AS last_decision
 FROM wallets w JOIN limits l ON l.wallet_id = w.id JOIN equity e ON e.wallet_id = w.id ORDER BY w.id
+
+-- name: live_wallet
+-- How a live wallet's ledger and account agreed last, and what is under way at its venue.
+SELECT r.recorded_at, r.matched, r.unmatched,
+       (SELECT count(*) FROM open_risk o WHERE o.wallet_id = %(wallet_id)s AND o.purpose = 'protect') AS stops,
+       (SELECT count(*) FROM open_risk o WHERE o.wallet_id = %(wallet_id)s AND o.state IN ('sending', 'unknown'))
+           AS undecided,
+       (SELECT string_agg(trim_scale(amount) || ' ' || asset, ', ' ORDER BY asset) FROM unmanaged u
+        WHERE u.wallet_id = %(wallet_id)s AND amount <> 0) AS unmanaged
+FROM (SELECT) one
+LEFT JOIN LATERAL (SELECT recorded_at, matched, unmatched FROM reconciliations
+                   WHERE wallet_id = %(wallet_id)s ORDER BY id DESC LIMIT 1) r ON true
 
 -- name: wallet_positions
 -- What each wallet holds, at the newest close.
@@ -76,7 +92,7 @@ ORDER BY d.wallet_id, d.instrument_id, d.as_of DESC
 
 -- name: recent_alerts
 -- What a person should look at, newest first.
-SELECT severity, layer, message, recorded_at FROM alerts WHERE recorded_at > %(since)s ORDER BY id DESC LIMIT 5
+SELECT severity, layer, message, recorded_at FROM alerts WHERE recorded_at > %(since)s AND key <> 'daily-summary' ORDER BY id DESC LIMIT 5
 
 -- name: active_models
 -- The models in use.

@@ -15,24 +15,31 @@ FROM policy_config WHERE track = %(track)s AND as_of >= %(first)s AND as_of <= %
 ORDER BY as_of
 
 -- name: wallets
--- Every wallet with its allow-list, which is its portfolio, whether its newest command is a resume, and when it
--- was last resumed.
+-- Every wallet with its allow-list, which is its portfolio, whether its operator's commands and its own emergency stops
+-- let it trade, and when it was last resumed.
 SELECT w.id, w.name, w.venue, w.mode, w.quote, w.track, w.taker_fee_bps, w.slippage_bps, l.symbols, l.max_order_notional,
-       coalesce(newest.command = 'resume', false) AS trading,
+       mandate_of(w.id, %(now)s) AS mandate, stopped.because AS stopped,
        (SELECT max(as_of) FROM decisions d WHERE d.wallet_id = w.id) AS last_decided,
-       EXISTS (SELECT FROM orders o WHERE o.wallet_id = w.id AND o.state IN ('intended', 'accepted', 'unknown'))
-           AS has_open_orders,
-       (SELECT max(issued_at) FROM commands c
-        WHERE c.wallet_id = w.id AND c.command = 'resume' AND c.issued_at <= %(now)s) AS resumed_at
+       EXISTS (SELECT FROM orders o WHERE o.wallet_id = w.id AND o.state IN ('intended', 'sending', 'accepted', 'canceling',
+               'amending', 'unknown')) AS has_open_orders,
+       resumed.at AS resumed_at,
+       CASE WHEN w.mode = 'live' AND %(now)s < live.since + make_interval(days => l.ramp_days) THEN l.ramp_exposure END
+           AS ramp_exposure
 FROM wallets w JOIN limits l ON l.wallet_id = w.id
-LEFT JOIN LATERAL (SELECT command FROM commands c WHERE c.wallet_id = w.id AND c.issued_at <= %(now)s
-                   ORDER BY c.issued_at DESC, c.id DESC LIMIT 1) newest ON true
+LEFT JOIN LATERAL (SELECT max(issued_at) AS at FROM commands c
+                   WHERE c.wallet_id = w.id AND c.command = 'resume' AND c.issued_at <= %(now)s) resumed ON true
+LEFT JOIN LATERAL (SELECT because FROM risk_events r WHERE r.wallet_id = w.id AND r.kind = 'stop'
+                   AND r.recorded_at <= %(now)s AND r.recorded_at >= coalesce(resumed.at, '-infinity')
+                   ORDER BY r.id DESC LIMIT 1) stopped ON true
+LEFT JOIN LATERAL (SELECT min(recorded_at) AS since FROM live_grants g WHERE g.wallet_id = w.id AND g.granted) live
+    ON true
 WHERE w.recorded_at <= %(now)s
 ORDER BY w.id
 
 -- name: wallet_capital
 -- What was paid into a wallet, less what was taken out.
-SELECT coalesce(sum(amount), 0) AS capital FROM cash_flows WHERE wallet_id = %(wallet_id)s
+SELECT coalesce(sum(coalesce(value, amount)), 0) AS capital FROM cash_flows
+WHERE wallet_id = %(wallet_id)s AND managed
 
 -- name: newest_candle
 -- The last close of the decision clock that all instruments of a portfolio have.
@@ -57,19 +64,27 @@ SELECT residual, verdict FROM promotions WHERE model_id = %(model_id)s ORDER BY 
 UPDATE orders o SET state = e.event
 FROM (SELECT DISTINCT ON (order_id) order_id, event FROM order_events
       WHERE order_id IN (SELECT id FROM orders WHERE wallet_id = %(wallet_id)s
-                         AND state IN ('intended', 'accepted', 'unknown'))
+                         AND state IN ('intended', 'sending', 'accepted', 'canceling', 'amending', 'unknown'))
       ORDER BY order_id, id DESC) e
 WHERE o.id = e.order_id AND o.state <> e.event
 
 -- name: wallet_book
--- Cash, capital paid in, and what earlier decisions say about the day's start and the peak.
+-- Cash, capital paid in, and what earlier decisions say about the day's start and the peak: each a value of one unit, in
+-- the number of units that there were at the last decision. ``paid_in`` came since and is in the cash already.
 SELECT c.amount AS cash,
-       coalesce((SELECT sum(amount) FROM cash_flows f WHERE f.wallet_id = %(wallet_id)s AND f.at <= %(as_of)s), 0)
-           AS capital,
-       (SELECT equity FROM decisions d WHERE d.wallet_id = %(wallet_id)s AND d.as_of <= %(midnight)s
-        ORDER BY d.as_of DESC LIMIT 1) AS day_start_equity,
-       (SELECT max(equity) FROM decisions d WHERE d.wallet_id = %(wallet_id)s AND d.as_of >= %(since)s) AS peak_equity
-FROM cash c WHERE c.wallet_id = %(wallet_id)s
+       coalesce((SELECT sum(coalesce(value, amount)) FROM cash_flows f
+                 WHERE f.wallet_id = %(wallet_id)s AND f.managed AND f.at <= %(as_of)s), 0) AS capital,
+       coalesce((SELECT sum(coalesce(value, amount)) FROM cash_flows f
+                 WHERE f.wallet_id = %(wallet_id)s AND f.managed AND f.recorded_at > last.recorded_at), 0) AS paid_in,
+       coalesce(last.units, 1) AS units,
+       (SELECT equity / d.units FROM decisions d WHERE d.wallet_id = %(wallet_id)s AND d.as_of <= %(midnight)s
+        ORDER BY d.as_of DESC LIMIT 1) AS day_start,
+       (SELECT max(equity / d.units) FROM decisions d
+        WHERE d.wallet_id = %(wallet_id)s AND d.as_of >= %(since)s) AS peak
+FROM cash c
+LEFT JOIN LATERAL (SELECT units, recorded_at FROM decisions d WHERE d.wallet_id = c.wallet_id AND d.as_of < %(as_of)s
+                   ORDER BY d.as_of DESC LIMIT 1) last ON true
+WHERE c.wallet_id = %(wallet_id)s
 
 -- name: positions
 -- What a wallet holds, by instrument, and the price it last decided at.
@@ -79,9 +94,10 @@ SELECT p.instrument_id, p.quantity,
 FROM positions p WHERE p.wallet_id = %(wallet_id)s
 
 -- name: orders_in_flight
--- Instruments with an order whose end is not known yet.
+-- Instruments with an order whose end is not known yet; a stop that rests at the venue is none.
 SELECT DISTINCT instrument_id FROM orders
-WHERE wallet_id = %(wallet_id)s AND state IN ('intended', 'accepted', 'unknown')
+WHERE wallet_id = %(wallet_id)s AND purpose <> 'protect'
+  AND state IN ('intended', 'sending', 'accepted', 'canceling', 'amending', 'unknown')
 
 -- name: installation
 -- The identity under which order ids are derived.
@@ -90,12 +106,12 @@ SELECT id FROM installation
 -- name: insert_decision
 -- One decision; none comes back when this candle was decided already.
 INSERT INTO decisions (wallet_id, instrument_id, as_of, source, wanted_weight, allowed_weight, baseline_weight, action,
-                       agreement, contributions, clamps, reason, price, quantity_held, cash, equity, model_id,
+                       agreement, contributions, clamps, reason, price, quantity_held, cash, equity, units, model_id,
                        encoder_id, market_state_id, market_state_short_id, policy_config_id, observation_hash,
                        recorded_at)
 VALUES (%(wallet_id)s, %(instrument_id)s, %(as_of)s, %(source)s, %(wanted_weight)s, %(allowed_weight)s,
         %(baseline_weight)s, %(action)s, %(agreement)s, %(contributions)s, %(clamps)s, %(reason)s, %(price)s,
-        %(quantity_held)s, %(cash)s, %(equity)s, %(model_id)s, %(encoder_id)s, %(market_state_id)s,
+        %(quantity_held)s, %(cash)s, %(equity)s, %(units)s, %(model_id)s, %(encoder_id)s, %(market_state_id)s,
         %(market_state_short_id)s, %(policy_config_id)s, %(observation_hash)s, %(recorded_at)s)
 RETURNING id
 
@@ -105,6 +121,16 @@ INSERT INTO orders (id, decision_id, wallet_id, mode, instrument_id, side, type,
                     not_before, deadline, recorded_at)
 VALUES (%(id)s, %(decision_id)s, %(wallet_id)s, %(mode)s, %(instrument_id)s, %(side)s, 'market', %(quantity)s,
         %(reference_price)s, %(volatility)s, %(not_before)s, %(deadline)s, %(recorded_at)s)
+
+-- name: insert_risk_event
+-- Where risk spoke.
+INSERT INTO risk_events (wallet_id, instrument_id, decision_id, kind, rule, as_of, before, after, because, recorded_at)
+VALUES (%(wallet_id)s, %(instrument_id)s, %(decision_id)s, %(kind)s, %(rule)s, %(as_of)s, %(before)s, %(after)s,
+        %(because)s, %(recorded_at)s)
+
+-- name: notify_intents
+-- Wakes a sender that listens.
+SELECT pg_notify('intents', %(wallet)s)
 
 -- name: oldest_candle
 -- The first close of the decision clock from which all instruments of a portfolio have some.

@@ -1,9 +1,9 @@
--- Queries of the sender: the only writer of order_events and fills.
+-- Queries of the sender about paper wallets; those about live ones are in live_sender.sql.
 
 -- name: new_intents
 -- Orders of which the venue has heard nothing yet, oldest first.
 SELECT o.id FROM orders o
-WHERE o.state = 'intended' AND NOT EXISTS (SELECT FROM order_events e WHERE e.order_id = o.id)
+WHERE o.mode = 'paper' AND o.state = 'intended' AND NOT EXISTS (SELECT FROM order_events e WHERE e.order_id = o.id)
 ORDER BY o.recorded_at, o.instrument_id
 
 -- name: approve

@@ -11,7 +11,7 @@ WHERE instrument_id = %(instrument_id)s AND timeframe_s = %(timeframe_s)s
 
 -- name: find_instruments
 -- The instruments of a venue by symbol.
-SELECT id, venue, symbol, base_timeframe_s, tick_size, lot_size, min_notional, provenance
+SELECT id, venue, symbol, base_timeframe_s, tick_size, lot_size, min_notional, min_quantity, status, provenance
 FROM instruments WHERE venue = %(venue)s AND symbol = ANY (%(symbols)s)
 
 -- name: raise_alert

@@ -16,6 +16,7 @@ from shared.exchanges.protocol import (
     CandleUpdate,
     Capabilities,
     ExchangeError,
+    NotListed,
     StreamEvent,
     StreamState,
     VenueStatus,
@@ -48,6 +49,7 @@ class Venue:
         self.skew_s = 0.0  # our clock is ahead of the venue's by so much
         self.said: VenueStatus = "online"
         self.broken: dict[str, str] = {}  # symbol -> kind of error
+        self.delisted: set[str] = set()
         self.asked: list[tuple[str, int, int]] = []
         self._listener: tuple[asyncio.AbstractEventLoop, asyncio.Queue[StreamEvent]] | None = None
 
@@ -66,7 +68,9 @@ class Venue:
         return symbol
 
     def rules(self, symbol: str) -> InstrumentRules:
-        return InstrumentRules(Decimal("0.01"), Decimal("0.00001"), Decimal(10))
+        if symbol in self.delisted:
+            raise NotListed(f"test lists no {symbol}")
+        return InstrumentRules(Decimal("0.01"), Decimal("0.00001"), Decimal(10), Decimal("0.0001"), "post_only")
 
     def server_time(self) -> float:
         return self.unix - self.skew_s + 1e-3

@@ -381,5 +381,5 @@ def test_the_rules_of_a_series_that_came_from_files_become_the_venues(database: 
     venue = Venue()
     add_instrument(database, "test", A, STEP, default_rules(30_000.0), "real", venue.now())
     once(database, venue, live)
-    rules = "SELECT tick_size, lot_size, min_notional FROM instruments WHERE symbol = %(symbol)s"
+    rules = "SELECT tick_size, lot_size, min_notional, min_quantity, status FROM instruments WHERE symbol = %(symbol)s"
     assert database.fetch(rules, {"symbol": A}) == [asdict(venue.rules(A))]

@@ -19,7 +19,7 @@ from shared.clock import from_unix
 from shared.db import Database
 from shared.exchanges.protocol import ExchangeError
 from shared.settings import Settings
-from tests.candles.feed_venue import FEED, START, STEP, A, Running, Venue, wait_until
+from tests.candles.feed_venue import FEED, START, STEP, A, B, Running, Venue, wait_until
 from tests.helpers import DatabaseFor
 
 LAST = "SELECT max(extract(epoch FROM as_of))::bigint AS at FROM market_data WHERE timeframe_s = 300"
@@ -193,3 +193,21 @@ def test_a_second_answer_that_fails_leaves_the_first() -> None:
     assert check_venue(venue, venue).round_trip_s == pytest.approx(3.0)  # type: ignore[arg-type]
     silent = Delayed(3.0, broken_from=0)
     assert check_venue(silent, silent).status == "unreachable"  # type: ignore[arg-type]
+
+
+def test_a_symbol_that_is_delisted_is_marked_and_the_others_go_on(database_for: DatabaseFor, live: Settings) -> None:
+    """Faults 41 and 42: its last rules stay known, and one dead symbol stops nobody."""
+    venue, database = Venue(), database_for("candles")
+    newest = "SELECT symbol, status, max(as_of) AS newest FROM instruments i JOIN market_data ON instrument_id = i.id "
+    newest += "WHERE timeframe_s = 300 GROUP BY 1, 2 ORDER BY 1"
+
+    def told() -> list[tuple[str, str, datetime]]:
+        run_feed(venue, database, live, venue, once=True)
+        return [(row["symbol"], row["status"], row["newest"]) for row in database.fetch(newest)]
+
+    before, after = from_unix(START), from_unix(START + 2 * STEP)
+    assert told() == [(A, "post_only", before), (B, "post_only", before)]
+    venue.delisted, venue.unix = {A}, venue.unix + 2 * STEP
+    assert told() == [(A, "delisted", before), (B, "post_only", after)]
+    venue.delisted = set()
+    assert told() == [(A, "post_only", after), (B, "post_only", after)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,9 +14,17 @@ from hypothesis import strategies as st
 from psycopg import Rollback
 
 from candles import store
-from candles.store import Written, add_instrument, default_rules, known_series, refresh_rules, write_candles
+from candles.store import (
+    Written,
+    add_instrument,
+    default_rules,
+    delist,
+    known_series,
+    refresh_rules,
+    write_candles,
+)
 from shared.clock import to_unix
-from shared.db import Database
+from shared.db import Database, load_queries
 from shared.job import JobError
 from shared.market_data import read_candles
 from shared.money import QUANTUM
@@ -290,8 +298,43 @@ def test_real_and_simulated_candles_of_one_series_never_mix(database: Database, 
 
 
 def test_the_venues_rules_of_today_take_the_place_of_guessed_ones(database: Database, instrument: Instrument) -> None:
-    assert refresh_rules(database, instrument, default_rules(100.0)) == instrument
-    finer = InstrumentRules(Decimal("0.1"), Decimal("0.002"), Decimal(5))
-    refreshed = refresh_rules(database, instrument, finer)
-    assert (refreshed.tick_size, refreshed.lot_size, refreshed.min_notional) == (finer.tick_size, finer.lot_size, 5)
+    assert refresh_rules(database, instrument, default_rules(100.0), NOW) == instrument
+    finer = InstrumentRules(Decimal("0.1"), Decimal("0.002"), Decimal(5), Decimal("0.01"), "post_only")
+    refreshed = refresh_rules(database, instrument, finer, NOW)
+    assert {name: getattr(refreshed, name) for name in asdict(finer)} == asdict(finer)
     assert known_series(database, "test", [instrument.symbol], FIVE, "real")[instrument.symbol][0] == refreshed
+    assert database.fetch_rows(Instrument, load_queries("candles")["instruments_of"], {"venue": "test"}) == [refreshed]
+    assert shared_instruments(database, instrument.symbol) == [refreshed]
+
+
+def shared_instruments(database: Database, symbol: str) -> list[Instrument]:
+    """As all other layers read them."""
+    find = load_queries("shared")["find_instruments"]
+    return database.fetch_rows(Instrument, find, {"venue": "test", "symbols": [symbol]})
+
+
+VERSIONS = """
+SELECT min_quantity, status, recorded_at FROM instrument_rules WHERE instrument_id = %(id)s ORDER BY recorded_at
+"""
+
+
+def test_every_change_of_the_rules_is_a_version_and_no_change_is_none(
+    database: Database, instrument: Instrument
+) -> None:
+    rules = replace(default_rules(100.0), min_quantity=Decimal("0.01"))
+    changed = refresh_rules(database, instrument, rules, NOW)
+    assert refresh_rules(database, changed, rules, NOW + HOUR) == changed
+    assert database.fetch("SELECT recorded_at FROM instruments") == [{"recorded_at": NOW}]
+    gone = delist(database, changed, NOW + 2 * HOUR)
+    assert delist(database, gone, NOW + 3 * HOUR) == gone
+    assert gone == replace(changed, status="delisted")
+    assert [tuple(row.values()) for row in database.fetch(VERSIONS, {"id": instrument.id})] == [
+        (Decimal(0), "online", NOON), (Decimal("0.01"), "online", NOW), (Decimal("0.01"), "delisted", NOW + 2 * HOUR),
+    ]  # fmt: skip
+
+
+def test_a_clock_that_was_set_back_makes_no_rule_older_than_it_is(database: Database, instrument: Instrument) -> None:
+    delist(database, instrument, NOON - HOUR)
+    assert [tuple(row.values()) for row in database.fetch(VERSIONS, {"id": instrument.id})] == [
+        (Decimal(0), "delisted", NOON)
+    ]

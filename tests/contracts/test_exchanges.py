@@ -16,7 +16,7 @@ import pytest
 
 from shared.clock import Timer
 from shared.exchanges import EXCHANGES, Exchange, ExchangeError, open_exchange
-from shared.exchanges.protocol import BuildsFromTrades, StreamsCandles, provenance_at
+from shared.exchanges.protocol import BuildsFromTrades, NotListed, StreamsCandles, provenance_at
 from shared.rows import CANDLE_FIELDS, UNKNOWN_TRADES, Candles
 from shared.settings import VenueSettings
 from tests.exchange_emulator.faults import Rule
@@ -312,6 +312,24 @@ def test_rules_are_positive_and_exact(exchange: Exchange, venue: Venue, emulator
     assert rules.tick_size == emulator.market.rules("BTC/USDT").tick_size
     assert rules.lot_size > 0
     assert rules.min_notional > 0
+    assert rules.min_quantity > 0
+    assert rules.status == "online"
+
+
+def test_a_delisted_symbol_is_told_from_a_venue_in_trouble(
+    exchange: Exchange, venue: Venue, emulator: Emulator
+) -> None:
+    """By rules(): fault 41, what is delisted must be marked, and an outage must not delist anything."""
+    if not venue.emulated:
+        pytest.skip("lists every symbol for ever")
+    emulator.faults.inject(Rule("http_5xx", surface="rest"))
+    with pytest.raises(ExchangeError) as refused:
+        exchange.rules(venue.symbol)
+    assert not isinstance(refused.value, NotListed)
+    emulator.faults.clear()
+    emulator.faults.inject(Rule("delisting", symbol=venue.symbol))
+    with pytest.raises(NotListed):
+        exchange.rules(venue.symbol)
 
 
 @pytest.mark.parametrize(

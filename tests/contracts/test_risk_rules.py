@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from policy.decision_path import decide, risk_context
 from policy.risk import RULES, limit, limit_and_explain
-from policy.risk.context import NO_LIMITS, RiskContext
+from policy.risk.context import NO_LIMITS, OFF, PortfolioState, RiskContext
+from policy.risk_report import risk_of
 from shared.rows import FloatArray
 from tests.policy.synthetic import (
     SHARES,
@@ -29,7 +30,13 @@ from tests.policy.synthetic import (
 
 CASES = st.integers(1, 4).flatmap(lambda n: st.tuples(columns(SHARES, n), risk_contexts(n)))
 Case = tuple[FloatArray, RiskContext]
-SCALING = ("out_of_distribution",)  # cuts by a factor, not down to a bound
+SCALING = ("out_of_distribution", "drawdown_ladder")  # cut by a factor, not down to a bound
+TOGETHER = (  # are about all instruments together; the others look at each alone
+    "max_exposure", "max_leverage", "heat", "correlated_exposure", "concentration", "balance", "value_at_risk",
+)  # fmt: skip
+OF_INSTRUMENTS = (
+    "held_weights", "ood", "doubtful", "confidence", "atr", "tail", "column", "stopped_out", "since_fill_s", "age_s",
+)  # fmt: skip
 
 
 def applied(name: str, proposed: FloatArray, context: RiskContext) -> FloatArray:
@@ -41,11 +48,14 @@ def applied(name: str, proposed: FloatArray, context: RiskContext) -> FloatArray
 @given(CASES)
 def test_a_rule_never_enlarges_a_position_nor_goes_short(case: Case) -> None:
     proposed, context = case
-    before = [np.array(field) for field in context]
+    context = context._replace(losses=np.full_like(context.losses, 0.7))  # whatever was left in that room
+    before = context._replace(losses=np.zeros(0))._asdict()
+    before = {name: np.array(value) for name, value in before.items()}
     for name in RULES:
         allowed = applied(name, proposed, context)
         assert ((allowed >= 0) & (allowed <= proposed)).all(), name
-    assert all(np.array_equal(was, np.array(is_), equal_nan=True) for was, is_ in zip(before, context, strict=True))
+    after = context._replace(losses=np.zeros(0))._asdict()
+    assert all(np.array_equal(was, np.array(after[name]), equal_nan=True) for name, was in before.items())
 
 
 @given(CASES)
@@ -78,14 +88,14 @@ def test_a_scaling_rule_takes_the_same_share_of_every_proposal(name: str, case: 
 
 @given(CASES)
 def test_a_rule_looks_at_each_instrument_alone(case: Case) -> None:
-    """Of every rule but max_exposure, which is about all of them together: one's doubt is not another's."""
+    """Of every rule but those about all of them together: one's doubt is not another's."""
     proposed, context = case
-    for name in set(RULES) - {"max_exposure"}:
+    for name in set(RULES) - set(TOGETHER):
         together = applied(name, proposed, context)
         for n in range(len(proposed)):
             one = slice(n, n + 1)
             alone = context._replace(
-                held_weights=context.held_weights[one], ood=context.ood[one], doubtful=context.doubtful[one]
+                correlation=context.correlation[one, one], **{f: getattr(context, f)[one] for f in OF_INSTRUMENTS}
             )
             assert applied(name, proposed[one], alone) == together[one], name
 
@@ -116,21 +126,61 @@ def test_what_the_chain_allows_keeps_every_bound(case: Case) -> None:
     assert allowed.max() <= context.max_position
     assert allowed.sum() <= context.max_exposure + 1e-12
     assert (allowed <= held + context.max_step).all()
+    rules = context.rules
     stopped = context.doubtful | context.paused | (-context.day_return >= context.daily_loss_limit)
+    stopped |= context.stopped_out | (context.since_fill_s < rules.cooldown_s)
     assert (allowed[stopped] <= held[stopped]).all()
     assert not allowed[context.ood >= 0.9999].any()
     assert context.drawdown < context.max_drawdown or not allowed.any()
+    assert not rules.position_timeout_s or not allowed[context.age_s > rules.position_timeout_s].any()
+    assert allowed.sum() <= rules.max_leverage * (1.0 + 1e-9)
+    risk = risk_of(allowed, context)
+    assert risk.heat <= rules.max_heat + 1e-12
+    assert rules.max_concentration >= 1.0 or risk.concentration <= rules.max_concentration + 1e-12
+    assert rules.max_correlated_exposure >= 1.0 or risk.correlated <= rules.max_correlated_exposure + 1e-12
+    assert not risk.value_at_risk > rules.max_value_at_risk + 1e-12
+    assert not risk.cvar > rules.max_cvar + 1e-12
 
 
 @given(CASES, st.sampled_from(["max_position", "daily_loss_limit", "max_drawdown", "max_step"]))
 def test_a_stricter_bound_never_allows_more(case: Case, bound: str) -> None:
-    """Of every bound but max_exposure, whose scaling shares what another bound freed."""
+    """Of every bound but those that scale all alike, which share what another bound freed."""
     wanted, context = case
-    roomy = context._replace(max_exposure=9.0)
+    roomy = context._replace(max_exposure=9.0, rules=OFF, spendable=9.0)
     more, less = wanted.copy(), wanted.copy()
     limit(more, roomy)
     limit(less, roomy._replace(**{bound: getattr(context, bound) / 2}))
     assert (less <= more).all()
+
+
+STRICTER = {  # parameter: its rule, and a way towards the strict side
+    "max_leverage": ("max_leverage", 0.5), "max_heat": ("heat", 0.5), "trade_risk": ("trade_risk", 0.5),
+    "stop_distance": ("trade_risk", 2.0), "atr_multiple": ("trade_risk", 2.0), "kelly_fraction": ("kelly", 0.5),
+    "kelly_payoff": ("kelly", 0.5), "max_concentration": ("concentration", 0.5),
+    "max_value_at_risk": ("value_at_risk", 0.5), "max_cvar": ("value_at_risk", 0.5),
+    "ladder_from": ("drawdown_ladder", 0.5), "cooldown_s": ("cooldown", 2.0),
+    "position_timeout_s": ("position_timeout", 0.5),
+}  # fmt: skip
+
+
+@given(CASES, st.sampled_from(sorted(STRICTER)))
+def test_a_stricter_parameter_never_allows_more(case: Case, parameter: str) -> None:
+    """Of each rule by itself, and of all but those that scale one group after another."""
+    wanted, context = case
+    name, factor = STRICTER[parameter]
+    stricter = context.rules._replace(**{parameter: getattr(context.rules, parameter) * factor})
+    if stricter.position_timeout_s == 0.0 or stricter.kelly_win_probability == 0.0:
+        return  # off before and after
+    less, more = applied(name, wanted, context._replace(rules=stricter)), applied(name, wanted, context)
+    assert (less <= more + 1e-12).all()
+
+
+@given(CASES)
+def test_a_smaller_wish_is_never_made_a_larger_position(case: Case) -> None:
+    """Of what looks at each instrument alone: who wants less, gets no more."""
+    wanted, context = case
+    for name in set(RULES) - set(TOGETHER):
+        assert (applied(name, wanted / 2, context) <= applied(name, wanted, context)).all(), name
 
 
 @given(views().flatmap(lambda view: st.tuples(st.just(view), circumstances(len(view.market.trend)))))
@@ -142,6 +192,13 @@ def test_the_stricter_of_steering_and_operator_counts(case: tuple) -> None:  # t
     assert context.max_step == operator.max_step
     assert context.paused == (state.wallet_paused or config.pause)
     assert context.doubtful.tolist() == [doubt != "" for doubt in state.doubts]
+    assert context.rules == operator.rules
+    assert isinstance(state.state, PortfolioState)
+    assert context.spendable == (
+        (view.book.cash - state.state.reserved) / view.book.equity if view.book.equity > 0.0 else np.inf
+    )
+    for name in ("stopped_out", "since_fill_s", "age_s"):
+        assert getattr(context, name) is getattr(state.state, name)
 
 
 def cut(name: str, wanted: list[float], context: RiskContext) -> list[float]:

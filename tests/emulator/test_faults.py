@@ -15,11 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.exchange_emulator.clock import VirtualClock
-from tests.exchange_emulator.faults import FAULTS, LASTING, Rule, Switchboard
+from tests.exchange_emulator.faults import FAULTS, LASTING, TRADING, Rule, Switchboard
 from tests.exchange_emulator.rest import STRIKES
 from tests.exchange_emulator.server import START, Emulator
 
-PUBLIC_FAULTS = {  # of the issue
+PRIVATE_FAULTS = {  # of the issue about execution
+    "late_arrival", "fill_before_cancel", "fill_after_cancel", "late_event", "sequence_gap", "token_expiry",
+    "post_only", "stale_read", "hide_order", "minimum", "tick_size",
+}  # fmt: skip
+PUBLIC_FAULTS = {  # of the issue about market data
     "hang", "reset", "close", "short_body", "html", "bad_json", "empty", "null_result", "http_429", "http_5xx", "error",
     "silence", "stream_close", "stream_reset", "stream_bad_json", "checksum", "duplicate", "reorder", "gap",
     "drop_update", "revision", "spike", "maintenance", "cancel_only", "delisting", "clock_skew",
@@ -89,8 +93,9 @@ def switchboard() -> Switchboard:
     return Switchboard(VirtualClock(START))
 
 
-def test_every_public_fault_of_the_issue_is_on_the_board() -> None:
-    assert set(FAULTS) == PUBLIC_FAULTS
+def test_every_fault_of_the_issues_is_on_the_board() -> None:
+    assert set(FAULTS) == PUBLIC_FAULTS | PRIVATE_FAULTS
+    assert TRADING == PRIVATE_FAULTS
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from shared.exchanges.kraken_stream import StreamOptions, stream_kraken
+from shared.exchanges.kraken_socket import StreamOptions
+from shared.exchanges.kraken_stream import stream_kraken
 from shared.exchanges.protocol import BookTop, CandleUpdate, StreamEvent, StreamState, StreamTrouble
 from tests.exchange_emulator.faults import Rule
 from tests.exchange_emulator.market import Bar

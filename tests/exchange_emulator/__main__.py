@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from shared.clock import SystemClock, from_unix, parse_time
 from tests.exchange_emulator.faults import FAULTS
@@ -39,6 +40,9 @@ Time and trouble are yours to make:
   curl -s {control}/faults              # which are on, which were served, what each one does
   curl -s -X DELETE {control}/faults    # all is well again
 
+Accounts, keys and money come by POST to {control}/accounts, /keys and /money; GET {control}/ground_truth
+tells what really happened to them.
+
 {faults}
 
 Ctrl-C ends it.
@@ -58,6 +62,9 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--symbols", nargs="+", default=SYMBOLS, metavar="BASE/QUOTE", help="default %(default)s")
     parser.add_argument("--seed", type=int, default=7, help="of the market (default %(default)s)")
+    parser.add_argument(
+        "--journal", type=Path, metavar="FILE", help="what really happened; a later run goes on from it"
+    )
     parser.add_argument("--start", metavar="TIME", help="virtual time in ISO 8601, UTC (default: now)")
     return parser.parse_args(given)
 
@@ -92,7 +99,10 @@ def main() -> int:
         signal.signal(number, lambda _number, _frame: ended.set())
     try:
         start = SystemClock().now() if arguments.start is None else parse_time(arguments.start)
-        emulator = Emulator(arguments.symbols, arguments.seed, start.timestamp(), arguments.speed, arguments.port)
+        emulator = Emulator(
+            arguments.symbols, arguments.seed, start.timestamp(), arguments.speed, arguments.port,
+            journal=arguments.journal,
+        )  # fmt: skip
         with emulator:
             print(welcome(emulator), flush=True)
             ended.wait()

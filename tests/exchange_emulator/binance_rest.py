@@ -1,4 +1,4 @@
-"""Binance's spot market data over REST, to its documentation (developers.binance.com); no live venue was asked.
+"""Binance's spot market over REST, to its documentation (developers.binance.com); no live venue was asked.
 
 Prices and quantities are strings of eight decimals, times milliseconds; an error is a status of 400 and
 ``{"code": -1121, "msg": "Invalid symbol."}``.
@@ -8,16 +8,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from shared.exchanges.simulated import EPOCH
+from tests.exchange_emulator.binance_private import BinancePrivate
+from tests.exchange_emulator.binance_requests import TYPES
+from tests.exchange_emulator.binance_signature import skew_s
+from tests.exchange_emulator.binance_wallet import BinanceWallet
+from tests.exchange_emulator.binance_words import (
+    MS,
+    NS_PER_MS,
+    ApiError,
+    Arguments,
+    illegal,
+    missing,
+    page_size,
+    text,
+    told_error,
+    too_many,
+    whole,
+)
 from tests.exchange_emulator.book import book_at
 from tests.exchange_emulator.distortion import disorder_rows, distort_bars
 from tests.exchange_emulator.market import NS, Bar, Trade
-from tests.exchange_emulator.rest import Answer, add_venue, as_json
+from tests.exchange_emulator.rest import Answer, Call, add_venue, as_json
 
 if TYPE_CHECKING:
     from tests.exchange_emulator.server import Emulator
@@ -27,21 +43,13 @@ INTERVALS_S = {
     "8h": 28_800, "12h": 43_200, "1d": 86_400,
 }  # fmt: skip
 LIMIT, MAX_LIMIT, MAX_DEPTH = 500, 1_000, 5_000
-DAY_S, MS, NS_PER_MS = 86_400, 1_000, 1_000_000
-DEFAULT_SKEW_S = 10.0
+DAY_S = 86_400
 WEIGHTS = {"exchangeInfo": 20, "depth": 5, "trades": 25, "aggTrades": 4, "klines": 2, "ticker/24hr": 2}  # others 1
-
-Arguments = dict[str, str]
-
-
-class ApiError(Exception):
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 def add_routes(app: web.Application, emulator: Emulator) -> None:
     add_venue(app, emulator, BinanceRest(emulator))
+    add_venue(app, emulator, BinanceWallet(emulator))
 
 
 class BinanceRest:
@@ -50,6 +58,7 @@ class BinanceRest:
     def __init__(self, emulator: Emulator) -> None:
         self._emulator, self._market, self._faults = emulator, emulator.market, emulator.faults
         self._listed = {symbol.replace("/", ""): symbol for symbol in emulator.market.symbols}
+        self._private = BinancePrivate(emulator)
         self._methods: dict[str, Callable[[Arguments], Any]] = {
             "ping": lambda _arguments: {},
             "time": self._time,
@@ -64,42 +73,34 @@ class BinanceRest:
 
     # --- rest.Venue ---
 
-    def answer(self, endpoint: str, arguments: Arguments) -> Answer:
-        limit = self._emulator.binance_limit
-        if not limit.admit(WEIGHTS.get(endpoint, 1)):
+    def answer(self, call: Call) -> Answer:
+        limit, is_private = self._emulator.binance_limit, self._private.serves(call)
+        if not limit.admit(self._private.weight(call) if is_private else WEIGHTS.get(call.endpoint, 1)):
             return self.too_many(limit.retry_after_s())
-        if endpoint not in self._methods:
+        if not is_private and call.endpoint not in self._methods:
             return Answer(b"<html><body><h2>404 Not found</h2></body></html>", 404, "text/html")
         try:
-            body = as_json(self._methods[endpoint](arguments))
+            told = self._private.answer(call) if is_private else self._methods[call.endpoint](call.arguments)
         except ApiError as error:
-            return _refusal(error.code, str(error))
-        return Answer(body, headers={"X-MBX-USED-WEIGHT-1M": str(limit.used)})
+            return error.answer()
+        return Answer(as_json(told), headers={"X-MBX-USED-WEIGHT-1M": str(limit.used)})
 
     def symbol(self, arguments: Arguments) -> str | None:
         return self._listed.get(arguments.get("symbol", ""))
 
-    def error(self, text: str | None) -> Answer:
-        """``-1003 Too many requests`` has its own code; bare words get that of an unknown error."""
-        code, _, words = (text or "-1001 Internal error; unable to process your request.").partition(" ")
-        return _refusal(int(code), words) if code.lstrip("-").isdigit() else _refusal(-1000, str(text))
+    def error(self, words: str | None) -> Answer:
+        return told_error(words)
 
     def null(self) -> Answer:
         return Answer(b"null")
 
     def too_many(self, retry_after_s: int) -> Answer:
-        error = {"code": -1003, "msg": "Too many requests; please use the websocket for live updates."}
-        return Answer(as_json(error), 429, headers={"Retry-After": str(retry_after_s)})
+        return too_many(retry_after_s)
 
     # --- the venue ---
 
     def _time(self, _arguments: Arguments) -> Any:
-        rule = self._faults.active("clock_skew", surface="rest", endpoint="time")
-        skew = 0.0
-        if rule is not None:
-            skew = float(DEFAULT_SKEW_S if rule.parameter is None else rule.parameter)
-            self._faults.spend(rule)
-        return {"serverTime": int((self._now() + skew) * MS)}
+        return {"serverTime": int((self._now() + skew_s(self._faults, "time")) * MS)}
 
     def _exchange_info(self, arguments: Arguments) -> Any:
         rule = self._faults.active("maintenance", surface="rest", endpoint="exchangeInfo")
@@ -111,9 +112,9 @@ class BinanceRest:
                 "symbols": symbols}  # fmt: skip
 
     def _symbol_info(self, name: str, status: str) -> dict[str, Any]:
-        rules = self._market.rules(self._listed[name])
+        rules = self._emulator.rules.of("binance", self._listed[name])
         base, quote = self._listed[name].split("/")
-        tick, lot = f"{rules.tick_size:.8f}", f"{rules.lot_size:.8f}"
+        tick, lot = text(rules.tick_size), text(rules.lot_size)
         return {
             "symbol": name,
             "status": status,
@@ -122,13 +123,20 @@ class BinanceRest:
             "quoteAsset": quote,
             "quotePrecision": 8,
             "quoteAssetPrecision": 8,
-            "orderTypes": ["LIMIT", "LIMIT_MAKER", "MARKET", "STOP_LOSS_LIMIT", "TAKE_PROFIT_LIMIT"],
+            "orderTypes": list(TYPES),
+            "ocoAllowed": True,
+            "allowTrailingStop": True,
             "isSpotTradingAllowed": True,
             "isMarginTradingAllowed": False,
             "filters": [
                 {"filterType": "PRICE_FILTER", "minPrice": tick, "maxPrice": "1000000.00000000", "tickSize": tick},
-                {"filterType": "LOT_SIZE", "minQty": lot, "maxQty": "9000.00000000", "stepSize": lot},
-                {"filterType": "NOTIONAL", "minNotional": f"{rules.min_notional:.8f}", "applyMinToMarket": True},
+                {
+                    "filterType": "LOT_SIZE",
+                    "minQty": text(rules.min_quantity),
+                    "maxQty": "9000.00000000",
+                    "stepSize": lot,
+                },
+                {"filterType": "NOTIONAL", "minNotional": text(rules.min_notional), "applyMinToMarket": True},
             ],
             "permissions": [],
             "permissionSets": [["SPOT"]],
@@ -140,12 +148,12 @@ class BinanceRest:
         width = INTERVALS_S.get(arguments.get("interval", ""))
         if width is None:
             raise ApiError(-1120, "Invalid interval.")
-        now, limit = self._now(), self._limit(arguments)
-        end = min(int(now), _whole(arguments, "endTime", int(now * MS)) // MS)
+        now, limit = self._now(), page_size(arguments, LIMIT, MAX_LIMIT)
+        end = min(int(now), whole(arguments, "endTime", int(now * MS)) // MS)
         newest = end // width * width
         start = newest - (limit - 1) * width
         if "startTime" in arguments:
-            start = max(EPOCH, -(-_whole(arguments, "startTime", 0) // (width * MS)) * width)
+            start = max(EPOCH, -(-whole(arguments, "startTime", 0) // (width * MS)) * width)
             newest = min(newest, start + (limit - 1) * width)
         if newest < start:
             return []
@@ -169,18 +177,18 @@ class BinanceRest:
         first, count = day[0], sum(bar.count for bar in day)
         change = trade.price - first.open
         return {
-            "priceChange": _text(change),
+            "priceChange": text(change),
             "priceChangePercent": f"{100 * change / first.open:.3f}",
-            "weightedAvgPrice": _text(notional / volume),
-            "prevClosePrice": _text(first.open),
-            "lastPrice": _text(trade.price),
-            "lastQty": _text(trade.volume),
+            "weightedAvgPrice": text(notional / volume),
+            "prevClosePrice": text(first.open),
+            "lastPrice": text(trade.price),
+            "lastQty": text(trade.volume),
             **self._book_ticker_of(name),
-            "openPrice": _text(first.open),
-            "highPrice": _text(max(bar.high for bar in day)),
-            "lowPrice": _text(min(bar.low for bar in day)),
-            "volume": _text(volume),
-            "quoteVolume": _text(notional),
+            "openPrice": text(first.open),
+            "highPrice": text(max(bar.high for bar in day)),
+            "lowPrice": text(min(bar.low for bar in day)),
+            "volume": text(volume),
+            "quoteVolume": text(notional),
             "openTime": first.opened * MS,
             "closeTime": int(now * MS),
             "firstId": trade.id - count + 1,
@@ -195,33 +203,33 @@ class BinanceRest:
         (bid,), (ask,) = book_at(self._market, self._listed[name], self._now(), 1)
         return {
             "symbol": name,
-            "bidPrice": _text(bid.price),
-            "bidQty": _text(bid.volume),
-            "askPrice": _text(ask.price),
-            "askQty": _text(ask.volume),
+            "bidPrice": text(bid.price),
+            "bidQty": text(bid.volume),
+            "askPrice": text(ask.price),
+            "askQty": text(ask.volume),
         }
 
     def _depth(self, arguments: Arguments) -> Any:
         _, symbol = self._one(arguments, "depth")
-        bids, asks = book_at(self._market, symbol, self._now(), self._limit(arguments, 100, MAX_DEPTH))
-        bids, asks = ([[_text(x.price), _text(x.volume)] for x in side] for side in (bids, asks))
+        bids, asks = book_at(self._market, symbol, self._now(), page_size(arguments, 100, MAX_DEPTH))
+        bids, asks = ([[text(x.price), text(x.volume)] for x in side] for side in (bids, asks))
         return {"lastUpdateId": self._newest(symbol, 1)[0].id, "bids": bids, "asks": asks}
 
     def _trades(self, arguments: Arguments) -> Any:
         _, symbol = self._one(arguments, "trades")
-        rows = [_trade(trade) for trade in self._newest(symbol, self._limit(arguments))]
+        rows = [_trade(trade) for trade in self._newest(symbol, page_size(arguments, LIMIT, MAX_LIMIT))]
         return disorder_rows(self._faults, rows, "trades", symbol)
 
     def _agg_trades(self, arguments: Arguments) -> Any:
         """From ``fromId`` on, within startTime..endTime (inclusive), or the newest; each trade is its own aggregate."""
         _, symbol = self._one(arguments, "aggTrades")
-        limit, now_ns = self._limit(arguments), int(self._now() * NS)
-        until_ns = min(now_ns, (_whole(arguments, "endTime", now_ns // NS_PER_MS) + 1) * NS_PER_MS - 1)
+        limit, now_ns = page_size(arguments, LIMIT, MAX_LIMIT), int(self._now() * NS)
+        until_ns = min(now_ns, (whole(arguments, "endTime", now_ns // NS_PER_MS) + 1) * NS_PER_MS - 1)
         if "fromId" in arguments:
-            first = min(_whole(arguments, "fromId", 1), self._newest(symbol, 1)[0].id + 1)
+            first = min(whole(arguments, "fromId", 1), self._newest(symbol, 1)[0].id + 1)
             trades = self._market.trades(symbol, self._market.time_of(symbol, max(1, first)) - 1, now_ns, limit)
         elif "startTime" in arguments:
-            trades = self._market.trades(symbol, _whole(arguments, "startTime", 0) * NS_PER_MS - 1, until_ns, limit)
+            trades = self._market.trades(symbol, whole(arguments, "startTime", 0) * NS_PER_MS - 1, until_ns, limit)
         else:
             trades = self._market.latest_trades(symbol, until_ns, limit)
         return disorder_rows(self._faults, [_agg_trade(trade) for trade in trades], "aggTrades", symbol)
@@ -237,7 +245,7 @@ class BinanceRest:
     def _one(self, arguments: Arguments, endpoint: str) -> tuple[str, str]:
         """The symbol that is asked for, as Binance writes it and as BASE/QUOTE."""
         if "symbol" not in arguments:
-            raise ApiError(-1102, "Mandatory parameter 'symbol' was not sent, was empty/null, or malformed.")
+            raise missing("symbol")
         (name,) = self._asked(arguments, endpoint)
         return name, self._listed[name]
 
@@ -265,50 +273,32 @@ class BinanceRest:
             self._faults.spend(rule)
         return rule is not None
 
-    def _limit(self, arguments: Arguments, default: int = LIMIT, most: int = MAX_LIMIT) -> int:
-        return min(most, max(1, _whole(arguments, "limit", default)))
 
-
-def _refusal(code: int, text: str) -> Answer:
-    return Answer(as_json({"code": code, "msg": text}), 400)
-
-
-def _text(value: Decimal) -> str:
-    return f"{value:.8f}"
-
-
-def _names(text: str) -> list[str]:
+def _names(given: str) -> list[str]:
     """Of a JSON list of strings."""
     try:
-        names = json.loads(text)
+        names = json.loads(given)
     except ValueError:
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ApiError(-1100, "Illegal characters found in parameter 'symbols'.")
+        raise illegal("symbols")
     return names
-
-
-def _whole(arguments: Arguments, name: str, default: int) -> int:
-    text = arguments.get(name, str(default))
-    if not text.isdigit():
-        raise ApiError(-1100, f"Illegal characters found in parameter '{name}'.")
-    return int(text)
 
 
 def _kline(bar: Bar, width: int) -> list[Any]:
     """Takers' purchases, its last figures, are not counted here: half of everything."""
-    prices = map(_text, (bar.open, bar.high, bar.low, bar.close))
-    halves = _text(bar.volume / 2), _text(bar.notional / 2)
+    prices = map(text, (bar.open, bar.high, bar.low, bar.close))
+    halves = text(bar.volume / 2), text(bar.notional / 2)
     closes = (bar.opened + width) * MS - 1
-    return [bar.opened * MS, *prices, _text(bar.volume), closes, _text(bar.notional), bar.count, *halves, "0"]
+    return [bar.opened * MS, *prices, text(bar.volume), closes, text(bar.notional), bar.count, *halves, "0"]
 
 
 def _trade(trade: Trade) -> dict[str, Any]:
     return {
         "id": trade.id,
-        "price": _text(trade.price),
-        "qty": _text(trade.volume),
-        "quoteQty": _text(trade.price * trade.volume),
+        "price": text(trade.price),
+        "qty": text(trade.volume),
+        "quoteQty": text(trade.price * trade.volume),
         "time": trade.time_ns // NS_PER_MS,
         "isBuyerMaker": trade.side == "sell",
         "isBestMatch": True,
@@ -318,8 +308,8 @@ def _trade(trade: Trade) -> dict[str, Any]:
 def _agg_trade(trade: Trade) -> dict[str, Any]:
     return {
         "a": trade.id,
-        "p": _text(trade.price),
-        "q": _text(trade.volume),
+        "p": text(trade.price),
+        "q": text(trade.volume),
         "f": trade.id,
         "l": trade.id,
         "T": trade.time_ns // NS_PER_MS,

@@ -22,10 +22,15 @@ class Level:
 def book_at(market: Market, symbol: str, now: float, depth: int) -> tuple[list[Level], list[Level]]:
     """(bids, asks), the best first; a pure function of the newest trade."""
     (trade,) = market.latest_trades(symbol, int(now * NS), 1)
+    return side_after(market, symbol, trade, "buy", depth), side_after(market, symbol, trade, "sell", depth)
+
+
+def side_after(market: Market, symbol: str, trade: Trade, side: str, depth: int) -> list[Level]:
+    """The bids (``buy``) or asks (``sell``) just after ``trade``, the best first."""
     tick = market.rules(symbol).tick_size
-    seed = f"{market.seed}/{symbol}/{trade.id}"
-    bids, asks = (_side(trade, step, depth, random.Random(f"{seed}/{step}")) for step in (-tick, tick))
-    return [bid for bid in bids if bid.price > 0], asks
+    step = -tick if side == "buy" else tick
+    levels = _side(trade, step, depth, random.Random(f"{market.seed}/{symbol}/{trade.id}/{step}"))
+    return [level for level in levels if level.price > 0]
 
 
 def _side(trade: Trade, step: Decimal, depth: int, draws: random.Random) -> list[Level]:

@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from shared.rows import CANDLE_FIELDS
+from tests.exchange_emulator import trading_control
+from tests.exchange_emulator.doors import door, json_object
 from tests.exchange_emulator.faults import FAULTS, Rule
 
 if TYPE_CHECKING:
     from tests.exchange_emulator.server import Emulator
 
-Handler = Callable[[web.Request], Awaitable[Any]]
 RULE_FIELDS = tuple(field.name for field in fields(Rule))
-TEXTS, NUMBERS = ("fault", "surface", "endpoint", "symbol"), ("starts", "ends", "probability")
+TEXTS = ("fault", "surface", "endpoint", "symbol", "phase", "client_id")
 
 
 def add_routes(app: web.Application, emulator: Emulator) -> None:
     doors = Control(emulator)
-    app.router.add_get("/_ctl/clock", _door(doors.clock))
-    app.router.add_post("/_ctl/clock", _door(doors.set_clock))
-    app.router.add_get("/_ctl/faults", _door(doors.faults))
-    app.router.add_post("/_ctl/faults", _door(doors.inject))
-    app.router.add_delete("/_ctl/faults", _door(doors.clear))
-    app.router.add_get("/_ctl/truth", _door(doors.truth))
-    app.router.add_get("/_ctl/requests", _door(doors.requests))
-
-
-def _door(handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Answers in JSON; a ValueError is the caller's mistake, told in its words."""
-
-    async def handle(request: web.Request) -> web.Response:
-        try:
-            return web.json_response(await handler(request))
-        except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
-
-    return handle
+    app.router.add_get("/_ctl/clock", door(doors.clock))
+    app.router.add_post("/_ctl/clock", door(doors.set_clock))
+    app.router.add_get("/_ctl/faults", door(doors.faults))
+    app.router.add_post("/_ctl/faults", door(doors.inject))
+    app.router.add_delete("/_ctl/faults", door(doors.clear))
+    app.router.add_get("/_ctl/truth", door(doors.truth))
+    app.router.add_get("/_ctl/requests", door(doors.requests))
+    trading_control.add_routes(app, emulator)
 
 
 class Control:
@@ -51,7 +40,7 @@ class Control:
         return {"now": self._emulator.clock.now(), "speed": self._emulator.clock.speed}
 
     async def set_clock(self, request: web.Request) -> Any:
-        match await _object(request):
+        match await json_object(request):
             case {"advance": int() | float() as seconds, **rest} if not rest:
                 self._emulator.clock.advance(seconds)
             case {"speed": int() | float() as speed, **rest} if not rest:
@@ -65,7 +54,7 @@ class Control:
         return {"rules": switchboard.rules(), "served": dict(switchboard.served), "faults": FAULTS}
 
     async def inject(self, request: web.Request) -> Any:
-        rule = _rule(await _object(request))
+        rule = _rule(await json_object(request))
         if rule.symbol not in (None, *self._emulator.market.symbols):
             raise ValueError(f"no symbol {rule.symbol!r}; there are {', '.join(self._emulator.market.symbols)}")
         return {"id": self._emulator.faults.inject(rule)}
@@ -90,13 +79,6 @@ class Control:
         return {"requests": dict(self._emulator.requests), "rate_limited": refused}
 
 
-async def _object(request: web.Request) -> dict[str, Any]:
-    body = await request.json()
-    if not isinstance(body, dict):
-        raise ValueError(f"say it as a JSON object, not {body!r}")
-    return body
-
-
 def _rule(body: dict[str, Any]) -> Rule:
     """ValueError: an unknown field or a value of the wrong kind; Rule itself refuses what makes no sense."""
     if unknown := set(body) - set(RULE_FIELDS):
@@ -114,7 +96,7 @@ def _is_right_kind(name: str, value: Any) -> bool:
         return isinstance(value, str)
     if isinstance(value, bool):
         return False
-    if name == "times":
+    if name in ("times", "nth"):
         return isinstance(value, int)
     is_number = isinstance(value, int | float) and math.isfinite(value)
     return is_number or (name == "parameter" and isinstance(value, str))

@@ -23,6 +23,12 @@ def asset_id(asset: str) -> str:
     return LETTERED.get(asset, asset)
 
 
+def balance_id(asset: str) -> str:
+    """As in Balance and Ledgers: XXBT, and XBT.S for what is staked."""
+    name, dot, kind = asset.partition(".")
+    return f"{asset_altname(name)}.{kind}" if dot else asset_id(name)
+
+
 def asset_altname(asset: str) -> str:
     return LETTERED[asset][1:] if asset in LETTERED else asset
 
@@ -77,8 +83,8 @@ class Pair:
             "fee_volume_currency": "ZUSD",
             "margin_call": 80,
             "margin_stop": 40,
-            "ordermin": str(rules.lot_size),
-            "costmin": "0.5",
+            "ordermin": str(rules.min_quantity),
+            "costmin": str(rules.min_notional),
             "tick_size": str(rules.tick_size),
             "status": "online",
         }

@@ -17,7 +17,7 @@ from tests.exchange_emulator.book import Level, book_at
 from tests.exchange_emulator.distortion import disorder_rows, distort_bars
 from tests.exchange_emulator.kraken_pairs import Pair, asset_altname, asset_id, asset_info
 from tests.exchange_emulator.market import NS, Bar, Trade
-from tests.exchange_emulator.rest import Answer, add_venue, as_json
+from tests.exchange_emulator.rest import Answer, Call, add_venue, as_json
 
 if TYPE_CHECKING:
     from tests.exchange_emulator.server import Emulator
@@ -65,7 +65,8 @@ class KrakenRest:
 
     # --- rest.Venue ---
 
-    def answer(self, endpoint: str, arguments: Arguments) -> Answer:
+    def answer(self, call: Call) -> Answer:
+        endpoint, arguments = call.endpoint, call.arguments
         if not self._emulator.kraken_limit.admit():
             return self.error("EAPI:Rate limit exceeded")
         if endpoint not in self._methods:
@@ -102,7 +103,7 @@ class KrakenRest:
 
     def _system_status(self, _arguments: Arguments) -> Any:
         status = "online"
-        for name in ("maintenance", "cancel_only"):
+        for name in ("maintenance", "cancel_only", "post_only"):
             rule = self._faults.active(name, surface="rest", endpoint="SystemStatus")
             if rule is not None:
                 status = name
@@ -123,7 +124,10 @@ class KrakenRest:
         return found
 
     def _asset_pairs(self, arguments: Arguments) -> Any:
-        return {pair.id: pair.info(self._market.rules(pair.symbol)) for pair in self._asked(arguments, "AssetPairs")}
+        return {
+            pair.id: pair.info(self._emulator.rules.of("kraken", pair.symbol))
+            for pair in self._asked(arguments, "AssetPairs")
+        }
 
     def _ticker(self, arguments: Arguments) -> Any:
         return {pair.id: self._tick(pair.symbol) for pair in self._asked(arguments, "Ticker")}

@@ -1,4 +1,4 @@
-"""Kraken's WebSocket v2, public channels, to its documentation; no live venue was asked.
+"""Kraken's WebSocket v2, public channels and ``executions``, to its documentation; no live venue was asked.
 
 Each connection has a reader for its requests and a pump that tells the news as the virtual time passes. Errors in
 the venue's words as far as they are published; a refusal names its symbol but not its channel, as the venue's does.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSMsgType, web
 
+from tests.exchange_emulator.kraken_executions import ExecutionsFeed
 from tests.exchange_emulator.kraken_feeds import (
     DEPTHS,
     INTERVALS_MIN,
@@ -35,9 +37,11 @@ if TYPE_CHECKING:
 
 TICK_S = 0.02  # real time between two looks at the clock
 HEARTBEAT_S = 1.0  # real time without another message; ``emulator.heartbeat_s`` where it is set
-STATUSES = ("maintenance", "cancel_only")
+STATUSES = ("maintenance", "cancel_only", "post_only")
 TRANSPORT_FAULTS = ("silence", "stream_close", "stream_reset", "stream_bad_json")
 GOING_AWAY = 1001
+LATE_S = 1.0  # virtual
+INVALID_TOKEN = "ESession:Invalid session"
 STAMP_STEP_NS = 1_000  # no two messages of a connection are sent at the same time
 
 Key = tuple[str, str | None, int | None]  # channel, symbol, interval or depth
@@ -76,6 +80,9 @@ class Connection:
         self._socket, self._transport, self._number = socket, transport, number
         self._feeds: dict[Key, Feed] = {}
         self._held: dict[Key, str] = {}  # an event that waits for the next one to overtake it
+        self._late: list[tuple[float, str]] = []  # messages of executions, each from a virtual time on
+        self._sequences: Counter[Key] = Counter()  # the number of the last message
+        self._accounts: dict[str, str] = {}  # by the tokens that this connection has used: they live as long as it
         self._status = "online"
         self._subscribed = self._mute = False
         self._sent_at, self._stamp_ns = 0.0, 0
@@ -103,6 +110,7 @@ class Connection:
             for key, feed in list(self._feeds.items()):
                 for data in feed.updates(now):
                     await self._tell(key, "update", data)
+            await self._tell_late(now)
             await self._beat()
             await asyncio.sleep(TICK_S)
         await self._socket.close(code=GOING_AWAY)
@@ -139,17 +147,40 @@ class Connection:
         if channel == "book" and self._faults.take({"checksum"}, "stream", channel, symbol):
             data[0]["checksum"] ^= 1
         message = {"channel": channel, "type": kind, "data": data}
-        if channel != "ohlc":
+        if channel == "executions":
+            message["sequence"] = self._next_sequence(key, is_update=kind == "update")
+        elif channel == "ohlc":
+            message["timestamp"] = self._stamp()
+        else:
             await self._send(channel, symbol, to_json(message))
             return
-        text = to_json(message | {"timestamp": self._stamp()})
+        text = to_json(message)
         for late in self._disordered(key, text) if kind == "update" else [text]:
             await self._send(channel, symbol, late)
 
+    async def _tell_late(self, now: float) -> None:
+        """What was held back until now."""
+        due = [text for at, text in self._late if at <= now]
+        self._late = [(at, text) for at, text in self._late if at > now]
+        for text in due:
+            await self._send("executions", None, text)
+
+    def _next_sequence(self, key: Key, is_update: bool) -> int:
+        """The next sequence; a gap in it loses nothing but the number."""
+        skipped = is_update and self._faults.take({"sequence_gap"}, "stream", "executions") is not None
+        self._sequences[key] += 2 if skipped else 1
+        return self._sequences[key]
+
     def _disordered(self, key: Key, text: str) -> list[str]:
-        """What is sent in the place of one candle's event."""
+        """What is sent in the place of one candle's event, or of one message of executions."""
         channel, symbol, _ = key
-        if self._faults.take({"drop_update"}, "stream", channel, symbol):
+        if rule := self._faults.take({"drop_update"}, "stream", channel, symbol):
+            if rule.parameter == "unnumbered":
+                self._sequences[key] -= 1
+            return []
+        if channel == "executions" and (rule := self._faults.take({"late_event"}, "stream", channel)):
+            delay_s = LATE_S if rule.parameter is None else float(rule.parameter)
+            self._late.append((self._emulator.clock.now() + delay_s, text))
             return []
         if key in self._held:
             return [text, self._held.pop(key)]
@@ -207,7 +238,7 @@ class Connection:
     async def _subscription(self, request: dict[str, Any], method: str, params: dict[str, Any]) -> None:
         """One answer a symbol."""
         channel, symbols = params.get("channel"), params.get("symbol")
-        if channel == "instrument":
+        if channel in ("instrument", "executions"):
             symbols = [None]
         elif not isinstance(symbols, list) or not symbols:
             await self._answer(request, {"success": False, "error": "Pair field must be an array"})
@@ -227,7 +258,10 @@ class Connection:
         snapshot = params.get("snapshot", channel != "trade")
         feed = open_feed()
         data = feed.snapshot(self._emulator.clock.now())
-        await self._answer(request, _accepted(key, snapshot), "subscribe", symbol)
+        accepted = _accepted(key, snapshot)
+        if isinstance(feed, ExecutionsFeed):
+            snapshot, accepted = feed.has_snapshot, {"result": feed.accepted, "success": True}
+        await self._answer(request, accepted, "subscribe", symbol)
         self._subscribed = True
         if snapshot:
             await self._tell(key, "snapshot", data)
@@ -237,12 +271,16 @@ class Connection:
         key, _ = self._opener(params, channel, symbol)
         if self._feeds.pop(key, None) is None:
             raise Refused("Subscription Not Found")
+        self._sequences.pop(key, None)
         await self._answer(request, _accepted(key, None), "unsubscribe", symbol)
 
     def _opener(self, params: dict[str, Any], channel: Any, symbol: Any) -> tuple[Key, Callable[[], Feed]]:
         """Which subscription is meant, and how to begin it."""
         if channel == "instrument":
             return (channel, None, None), lambda: InstrumentFeed(self._market, self._faults)
+        if channel == "executions":
+            account = self._account(params.get("token"))
+            return (channel, None, None), lambda: ExecutionsFeed(self._emulator.engine, account, params)
         if channel not in ("ohlc", "book", "trade", "ticker"):
             raise Refused("Subscription name invalid")
         if symbol not in self._market.symbols or self._is_delisted(symbol):
@@ -255,6 +293,16 @@ class Connection:
             return (channel, symbol, depth), lambda: BookFeed(self._market, symbol, depth)
         feed = TradeFeed if channel == "trade" else TickerFeed
         return (channel, symbol, None), lambda: feed(self._market, symbol)
+
+    def _account(self, token: Any) -> str:
+        """Whose executions the token opens."""
+        if self._faults.take({"token_expiry"}, "stream", "executions"):
+            raise Refused(INVALID_TOKEN)
+        account = self._accounts.get(str(token)) or self._emulator.tokens.account(token)
+        if account is None:
+            raise Refused(INVALID_TOKEN)
+        self._accounts[str(token)] = account
+        return account
 
     def _is_delisted(self, symbol: str) -> bool:
         rule = self._faults.active("delisting", symbol, "stream", "subscribe")

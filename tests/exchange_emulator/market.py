@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +21,7 @@ from tests.exchange_emulator.columns import Columns, aggregate, concatenate
 
 VOLUME_DECIMALS = 8
 NS = 1_000_000_000
+NO_PRICE = np.iinfo(np.int64).max  # in ticks
 
 # Trades of the minutes of an hour, over and over: a fixed number a day makes ids consecutive and time enough to know.
 COUNTS = np.tile([4, 7, 5, 6], MINUTES // 4)
@@ -114,6 +115,25 @@ class Market:
             if len(found) == limit:
                 break
         return found
+
+    def first_beyond(
+        self, symbol: str, since_ns: int, until_ns: int, low: Decimal | None, high: Decimal | None
+    ) -> Trade | None:
+        """The first trade with since < time <= until at ``low`` or below it, or at ``high`` or above it."""
+        if until_ns <= since_ns:
+            return None
+        tick = self.rules(symbol).tick_size
+        lowest = -1 if low is None else int((low / tick).to_integral_value(ROUND_FLOOR))
+        highest = NO_PRICE if high is None else int((high / tick).to_integral_value(ROUND_CEILING))
+        for day in range(_day(max(since_ns // NS, EPOCH)), _day(until_ns // NS) + 1):
+            tape = _tape(self.seed, symbol, day)
+            start, stop = np.searchsorted(tape.time_ns, (since_ns, until_ns), side="right").tolist()
+            price = tape.price[start:stop]
+            beyond = (price <= lowest) | (price >= highest)
+            if beyond.any():
+                start += int(beyond.argmax())
+                return self._cut(symbol, day, start, start + 1)[0]
+        return None
 
     def time_of(self, symbol: str, trade_id: int) -> int:
         """In ns since 1970."""

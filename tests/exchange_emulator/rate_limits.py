@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 
 @dataclass
 class LeakyCounter:
-    """Kraken's: each call adds 1, ``per_s`` leak away each second, and calls that would pass ``burst`` are refused."""
+    """Kraken's: a call adds its cost, ``per_s`` leak away each second, and what would pass ``burst`` is refused."""
 
     now: Callable[[], float]
     per_s: float
@@ -19,16 +19,43 @@ class LeakyCounter:
     _read: float = float("-inf")
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def admit(self) -> bool:
+    def admit(self, cost: int = 1) -> bool:
         with self._lock:
             now = self.now()
             self._level = max(0.0, self._level - (now - self._read) * self.per_s)
             self._read = now
-            if self._level + 1 > self.burst:
+            if self._level + cost > self.burst:
                 self.refused += 1
                 return False
-            self._level += 1
+            self._level += cost
             return True
+
+
+@dataclass
+class Counters:
+    """One LeakyCounter each for whoever calls; ``set`` changes all of them."""
+
+    now: Callable[[], float]
+    per_s: float
+    burst: float
+    _each: dict[Hashable, LeakyCounter] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def admit(self, who: Hashable, cost: int = 1) -> bool:
+        with self._lock:
+            counter = self._each.setdefault(who, LeakyCounter(self.now, self.per_s, self.burst))
+        return counter.admit(cost)
+
+    def set(self, per_s: float, burst: float) -> None:
+        with self._lock:
+            self.per_s, self.burst = per_s, burst
+            for counter in self._each.values():
+                counter.per_s, counter.burst = per_s, burst
+
+    @property
+    def refused(self) -> int:
+        with self._lock:
+            return sum(counter.refused for counter in self._each.values())
 
 
 @dataclass

@@ -7,7 +7,8 @@ import json
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from tests.exchange_emulator.server import Emulator
 
 HTML = b"<!DOCTYPE html><html><head><title>%b</title></head><body><h1>%b</h1></body></html>"
+CLIENT_IDS = ("cl_ord_id", "newClientOrderId", "origClientOrderId")  # as the venues' arguments call it
+LATE_S = 30.0  # virtual
 LINGER_0 = struct.pack("ii", 1, 0)  # close() then sends RST instead of FIN
 
 
@@ -36,12 +39,34 @@ def as_json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request as it came. ``arguments`` are those of the query string and of the body (form or JSON) together,
+    as text; ``json`` is the body where it was a JSON object. Signatures are over ``path``, ``query`` and ``body``."""
+
+    method: str
+    path: str
+    query: str  # undecoded, without the question mark
+    endpoint: str  # the path without the venue's prefix
+    headers: Mapping[str, str]
+    body: bytes
+    arguments: dict[str, str]
+    json: Mapping[str, Any]
+    remote: str  # the client's IP
+    is_late: bool = False  # it passed the venue's gate, where nonces are checked, long before it arrives
+
+    @property
+    def client_id(self) -> str | None:
+        """Of the one order that it is about."""
+        return next((self.arguments[name] for name in CLIENT_IDS if name in self.arguments), None)
+
+
 class Venue(Protocol):
     """One venue's REST API. Arguments are those of the query string and the form together."""
 
     prefix: str
 
-    def answer(self, endpoint: str, arguments: dict[str, str]) -> Answer:
+    def answer(self, call: Call) -> Answer:
         """What the venue says, its own errors and distortions of the market included."""
         ...
 
@@ -66,17 +91,48 @@ def add_venue(app: web.Application, emulator: Emulator, venue: Venue) -> None:
 
 
 async def _serve(emulator: Emulator, venue: Venue, request: web.Request) -> web.StreamResponse:
-    endpoint = request.match_info["endpoint"]
-    arguments = {key: str(value) for key, value in {**request.query, **await request.post()}.items()}
-    emulator.requests[endpoint] += 1
+    call = await _call(request)
+    emulator.requests[call.endpoint] += 1
+    rule = emulator.faults.take(STRIKES.keys(), "rest", call.endpoint, venue.symbol(call.arguments), call.client_id)
+    if rule is None:
+        return (await asyncio.to_thread(venue.answer, call)).response()
+    effect: Answer | None = None
+    if rule.phase == "before":
+        effect = venue.null()
+    elif rule.phase == "after_effect":
+        effect = await asyncio.to_thread(venue.answer, call)
 
     async def truth() -> Answer:
-        return await asyncio.to_thread(venue.answer, endpoint, arguments)
+        return await asyncio.to_thread(venue.answer, call) if effect is None else effect
 
-    rule = emulator.faults.take(STRIKES.keys(), "rest", endpoint, venue.symbol(arguments))
-    if rule is None:
-        return (await truth()).response()
-    return await STRIKES[rule.fault](Strike(emulator, venue, request, rule, truth))
+    return await STRIKES[rule.fault](Strike(emulator, venue, request, call, rule, truth))
+
+
+async def _call(request: web.Request) -> Call:
+    body = await request.read()
+    given = _object(body) if request.content_type == "application/json" else {}
+    form = {key: str(value) for key, value in (await request.post()).items()}
+    scalars = {key: str(value) for key, value in given.items() if not isinstance(value, dict | list)}
+    return Call(
+        method=request.method,
+        path=request.path,
+        query=request.rel_url.raw_query_string,
+        endpoint=request.match_info["endpoint"],
+        headers=request.headers,
+        body=body,
+        arguments={**request.query, **form, **scalars},
+        json=given,
+        remote=request.remote or "",
+    )
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """{}: no JSON object; then the venue finds its arguments missing."""
+    try:
+        given = json.loads(body)
+    except ValueError:
+        return {}
+    return given if isinstance(given, dict) else {}
 
 
 # --- the faults of transport ---
@@ -84,11 +140,13 @@ async def _serve(emulator: Emulator, venue: Venue, request: web.Request) -> web.
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """A rule that strikes one request; ``truth`` makes the answer that there would be without it."""
+    """A rule that strikes one request; ``truth`` makes the answer that there would be without it, and its effect
+    unless the rule's phase has decided about that."""
 
     emulator: Emulator
     venue: Venue
     request: web.Request
+    call: Call
     rule: Rule
     truth: Callable[[], Awaitable[Answer]]
 
@@ -109,7 +167,14 @@ async def _hang(strike: Strike) -> web.StreamResponse:
     try:
         await asyncio.wait_for(strike.emulator.stopping.wait(), patience)
     except TimeoutError:
-        return (await strike.truth()).response()
+        return await _close(strike) if strike.rule.phase == "before" else (await strike.truth()).response()
+    return await _close(strike)
+
+
+async def _late_arrival(strike: Strike) -> web.StreamResponse:
+    """On its way for so long that the client gives up, and then it arrives: from behind the gate, or from before it."""
+    call = replace(strike.call, is_late=strike.rule.phase != "before")
+    strike.emulator.engine.defer(strike.number(LATE_S), partial(strike.venue.answer, call))
     return await _close(strike)
 
 
@@ -180,4 +245,5 @@ STRIKES: dict[str, Callable[[Strike], Awaitable[web.StreamResponse]]] = {
     "http_429": _http_429,
     "http_5xx": _http_5xx,
     "error": _error,
+    "late_arrival": _late_arrival,
 }

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import pwd
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.commands import operator_name
 from pipeline.operator import ask_for_encoder, create_wallet, issue_command, main
-from shared.db import Database, load_queries
+from shared.db import Database
 from shared.job import UsageError
 from shared.settings import Settings
 from tests.helpers import NOON, DatabaseFor
 
 PAIR = ("AAA/USDT", "BBB/USDT")
 TABLES = ("wallets", "limits", "cash_flows", "commands")
+COMMANDS = """
+SELECT id, wallet_id, command, reason, issuer, idempotency_key, issued_at,
+       CASE WHEN isfinite(expires_at) THEN expires_at END AS expires_at
+FROM commands ORDER BY id
+"""
 
 
 @pytest.fixture
@@ -30,13 +39,20 @@ def make(database: Database, settings: Settings, name: str = "w", symbols: Seque
 
 
 def rows(database: Database) -> dict[str, list[dict[str, Any]]]:
-    return {table: database.fetch(f"SELECT * FROM {table} ORDER BY 1") for table in TABLES}  # type: ignore[arg-type]
+    """Of each table; what expires at infinity, which Python has no moment for, says None."""
+    found = {table: database.fetch(f"SELECT * FROM {table} ORDER BY 1") for table in TABLES[:-1]}
+    return found | {"commands": database.fetch(COMMANDS)}
+
+
+def mandate(database: Database, at_minute: int) -> str:
+    """What the wallet may do at this minute by its operator's word."""
+    asked = {"now": NOON + timedelta(minutes=at_minute)}
+    (wallet,) = database.fetch("SELECT mandate_of(id, %(now)s) AS mandate FROM wallets", asked)
+    return str(wallet["mandate"])
 
 
 def trading(database: Database, at_minute: int) -> bool:
-    """Whether the trader takes the wallet as resumed at this minute."""
-    (wallet,) = database.fetch(load_queries("policy")["wallets"], {"now": NOON + timedelta(minutes=at_minute)})
-    return bool(wallet["trading"])
+    return mandate(database, at_minute) == "trade"
 
 
 def test_a_wallet_comes_with_its_limits_and_its_deposit_and_paused(database: Database, settings: Settings) -> None:
@@ -119,13 +135,31 @@ def test_a_command_is_written_down_with_all_that_explains_it(database: Database,
     issue_command(database, NOON, "w", "pause", "the venue is down", "anna", "key-1")
     (row,) = rows(database)["commands"]
     told = {"command": "pause", "reason": "the venue is down", "issuer": "anna", "idempotency_key": "key-1",
-            "issued_at": NOON, "expires_at": NOON + timedelta(hours=1)}  # fmt: skip
+            "issued_at": NOON, "expires_at": None}  # fmt: skip
     assert told.items() <= row.items()
+
+
+def test_what_stops_never_expires_and_a_resume_does(database: Database, settings: Settings) -> None:
+    make(database, settings)
+    for command in ("pause", "kill", "flatten", "halt", "resume"):
+        issue_command(database, NOON, "w", command, "a test", "anna")
+    assert [row["expires_at"] for row in rows(database)["commands"]] == [None] * 4 + [NOON + timedelta(hours=1)]
+
+
+def test_a_stop_for_all_names_no_wallet_and_a_resume_must(database: Database, settings: Settings) -> None:
+    make(database, settings)
+    issue_command(database, NOON, "w", "resume", "a test", "anna")
+    assert issue_command(database, NOON, None, "halt", "a test", "anna", "key-1")
+    assert not issue_command(database, NOON, None, "halt", "told again", "anna", "key-1")
+    assert rows(database)["commands"][-1]["wallet_id"] is None
+    assert mandate(database, 1) == "halt"
+    with pytest.raises(UsageError, match="a resume names its wallet"):
+        issue_command(database, NOON, None, "resume", "a test", "anna")
 
 
 def test_a_command_to_nobody_or_without_a_reason_is_refused(database: Database, settings: Settings) -> None:
     make(database, settings)
-    with pytest.raises(UsageError, match="there is no wallet 'x'; `make status` lists them"):
+    with pytest.raises(UsageError, match="there is no wallet 'x'; `make wallets` lists them"):
         issue_command(database, NOON, "x", "pause", "a test", "test", "key-1")
     for reason in ("", "  "):
         with pytest.raises(UsageError, match="say why"):
@@ -153,26 +187,44 @@ def test_asking_for_an_encoder_neither_resumes_nor_pauses_a_wallet(database: Dat
     assert trading(database, 5)
 
 
-def test_the_command_line_makes_pauses_resumes_and_says_what_it_cannot_do(
-    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def command(
+    settings: Settings, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., int]:
+    """The command line at noon, on this test's database; its KILL files lie in tmp_path."""
     monkeypatch.setattr("shared.job.load_settings", lambda: settings)
-    at = ["--at", NOON.isoformat()]
-    assert main(["wallet", "w", "--capital", "500", *at]) == 0
+    monkeypatch.setenv("SEXTANT_HOME", str(tmp_path))
+    return lambda *words: main([*words, "--at", NOON.isoformat()])
+
+
+def test_the_command_line_makes_pauses_resumes_and_says_what_it_cannot_do(
+    database: Database, settings: Settings, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("wallet", "w", "--capital", "500") == 0
     assert "make resume" in capsys.readouterr().err
     assert rows(database)["limits"][0]["symbols"] == list(settings.universe.symbols)
-    assert main(["wallet", "w", *at]) == 2
+    assert command("wallet", "w") == 2
     assert "wallet 'w' exists already" in capsys.readouterr().err
-    assert main(["wallet", "v", "--symbols", "AAA/USDT", "BBB/EUR", *at]) == 2
-    assert main(["resume", "w", "--reason", "go", *at]) == 0
+    assert command("wallet", "v", "--symbols", "AAA/USDT", "BBB/EUR") == 2
+    assert command("resume", "w", "--reason", "go") == 0
     assert trading(database, 1)
-    assert main(["pause", "w", *at]) == 0
+    assert command("pause", "w") == 0
     assert not trading(database, 1)
     assert [row["reason"] for row in rows(database)["commands"]] == ["go", "operator's wish"]
-    assert main(["retrain", "--reason", "drift", *at]) == 0
-    assert [(row["command"], row["reason"]) for row in rows(database)["commands"]][-1] == ("retrain-encoder", "drift")
+    assert command("retrain", "--reason", "drift") == 0
+    last = rows(database)["commands"][-1]
+    assert (last["command"], last["reason"], last["issuer"]) == ("retrain-encoder", "drift", operator_name())
     capsys.readouterr()
-    assert main(["pause", *at]) == 2
+    assert command("pause") == 2
     assert "pause which wallet?" in capsys.readouterr().err
-    assert main(["pause", "nobody", *at]) == 2
+    assert command("pause", "nobody") == 2
     assert "there is no wallet 'nobody'" in capsys.readouterr().err
+
+
+def test_the_operator_is_who_runs_the_command_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = pwd.getpwuid(os.getuid()).pw_name
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(variable, "somebody-else")
+    assert operator_name() == f"cli:{real}"
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # nobody's number, as in a container
+    assert operator_name() == f"cli:{2**31 - 7}"

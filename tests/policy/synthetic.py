@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from policy.decision_path import Circumstances
 from policy.execution.plan import TradingRules
 from policy.observation import EMBEDDING_SIZE, HORIZONS_S, Book, Market, View, market_block, steering_of
-from policy.risk.context import NO_LIMITS, Notes, OperatorLimits, RiskContext
+from policy.risk.context import (
+    NO_LIMITS,
+    OFF,
+    WORST_DAYS,
+    Notes,
+    OperatorLimits,
+    PortfolioState,
+    RiskContext,
+    RiskParameters,
+)
+from policy.risk.history import CloseHistory, PortfolioHistory
 from policy.strategies.residual import Residual
 from shared.clock import to_unix
 from shared.rows import POLICY_CONFIG_BOUNDS, FloatArray, MarketState, PolicyConfig
@@ -96,13 +106,19 @@ def said(action: Sequence[float], agreement: Sequence[float] | None = None, reac
     return Residual(np.array(action, dtype=float), agreed, reach)
 
 
-def make_context(weights: Sequence[float], **changes: Any) -> RiskContext:
-    """A wallet that holds these weights, under no limits but those in ``changes``."""
+def make_context(weights: Sequence[float], rules: dict[str, float] | None = None, daily: Any = None, **changes: Any
+                 ) -> RiskContext:  # fmt: skip
+    """A wallet that holds these weights, under no limits but those in ``changes`` and ``rules``; ``daily`` [days, N]:
+    its instruments' returns, the oldest first."""
     n = len(weights)
+    returns = np.full((1, n), np.nan) if daily is None else np.array(daily, dtype=float).reshape(-1, n)
     free = RiskContext(
         max_position=1.0, max_exposure=1.0, daily_loss_limit=1.0, max_drawdown=1.0, max_step=1.0, day_return=0.0,
         drawdown=0.0, paused=False, held_weights=np.array(weights, dtype=float), ood=np.full(n, np.nan),
-        doubtful=np.zeros(n, dtype=bool),
+        doubtful=np.zeros(n, dtype=bool), rules=OFF._replace(**(rules or {})), spendable=float("inf"),
+        confidence=np.ones(n), atr=np.full(n, np.nan), correlation=np.full((n, n), np.nan), tail=np.full(n, 1.0),
+        daily=returns, day_row=len(returns) - 1, day_stride=1, column=np.arange(n), losses=np.zeros(WORST_DAYS),
+        stopped_out=np.zeros(n, dtype=bool), since_fill_s=np.full(n, np.inf), age_s=np.zeros(n),
     )  # fmt: skip
     return free._replace(**changes)
 
@@ -114,6 +130,7 @@ def make_notes(n: int, wallet_paused: bool = False, doubt: str = "no embedding")
 # ── hypothesis ───────────────────────────────────────────────────────────────────────────────────────────────
 SHARES = st.sampled_from([0.0, 1.0]) | st.floats(0.0, 1.0)
 OODS = SHARES | st.floats(0.999, 1.0) | st.just(float("nan"))
+TIMES = st.sampled_from([0.0, float("inf")]) | st.floats(0.0, 1e6)
 ACTIONS = st.sampled_from([-1.0, 0.0, 1.0]) | st.floats(-1, 1)
 
 
@@ -148,10 +165,50 @@ def books(draw: st.DrawFn, n: int) -> tuple[Book, FloatArray]:
 
 
 @st.composite
+def risk_parameters(draw: st.DrawFn) -> RiskParameters:
+    """Any that settings allow, and rules that are off."""
+    shares, times = st.floats(0.01, 1.0), st.just(0.0) | st.floats(1.0, 1e6)
+    return RiskParameters(
+        max_leverage=draw(st.floats(0.1, 1.9)), max_heat=draw(st.floats(0.01, 0.2)),
+        stop_distance=draw(st.floats(0.01, 0.5)), atr_multiple=draw(st.just(0.0) | st.floats(0.5, 5.0)),
+        trade_risk=draw(shares), kelly_fraction=draw(shares), kelly_win_probability=draw(st.just(0.0) | shares),
+        kelly_payoff=draw(st.floats(0.1, 5.0)), max_correlated_exposure=draw(shares),
+        correlated_from=draw(st.floats(0.0, 1.0)), max_concentration=draw(shares), max_value_at_risk=draw(shares),
+        max_cvar=draw(shares), ladder_from=draw(shares), cooldown_s=draw(times), position_timeout_s=draw(times),
+    )  # fmt: skip
+
+
+@st.composite
+def histories(draw: st.DrawFn, n: int) -> PortfolioHistory:
+    """A random walk's closes, or too few of them; the first instrument may be younger than the others."""
+    stride, days, seed = draw(st.sampled_from([1, 3])), draw(st.sampled_from([1, 20, 80, 300])), draw(st.integers(0, 9))
+    rng = np.random.default_rng(seed)
+    common = rng.normal(0.0, 0.05, (days * stride, 1))
+    closes = np.exp(np.cumsum(common + rng.normal(0.0, 0.05, (days * stride, n)), axis=0))
+    closes[: draw(st.sampled_from([0, days * stride // 2])), 0] = np.nan
+    row = draw(st.integers(0, len(closes) - 1))
+    return PortfolioHistory(CloseHistory(closes, stride), row)
+
+
+@st.composite
 def risk_contexts(draw: st.DrawFn, n: int) -> RiskContext:
-    bounds = [draw(SHARES), draw(SHARES), draw(st.floats(0.005, 1.0)), draw(st.floats(0.02, 1.0)), draw(SHARES)]
-    state = [draw(st.floats(-1.0, 2.0)), draw(SHARES), draw(st.booleans())]
-    return RiskContext(*bounds, *state, draw(columns(SHARES, n)), draw(columns(OODS, n)), draw(flags(n)))
+    """Any wallet in any market, under any limits; what is known of the past fits together."""
+    bounds: list[Any] = [
+        draw(SHARES),
+        draw(SHARES),
+        draw(st.floats(0.005, 1.0)),
+        draw(st.floats(0.02, 1.0)),
+        draw(SHARES),
+    ]
+    state: list[Any] = [draw(st.floats(-1.0, 2.0)), draw(SHARES), draw(st.booleans())]
+    rules, past = draw(risk_parameters()), draw(histories(n))
+    of_each: list[Any] = [draw(columns(SHARES, n)), draw(columns(OODS, n)), draw(flags(n))]
+    known: list[Any] = [
+        rules, draw(st.floats(-0.5, 1.0)), draw(columns(SHARES, n)), past.ranges(rules), past.correlations(rules),
+        past.tails(rules), past.closes.daily, past.row, past.closes.stride, np.arange(n), np.zeros(WORST_DAYS),
+    ]  # fmt: skip
+    traded: list[Any] = [draw(flags(n)), draw(columns(TIMES, n)), draw(columns(TIMES, n))]
+    return RiskContext(*bounds, *state, *of_each, *known, *traded)
 
 
 @st.composite
@@ -166,6 +223,7 @@ def views(draw: st.DrawFn) -> View:
     market = make_market(
         prices.tolist(), np.where(tradable, trend, 0.0).tolist(), np.where(tradable, volatility, 0.0).tolist(),
         seed=draw(st.integers(0, 9)), complete=complete.tolist(), tradable=tradable, config=draw(configs()),
+        history=draw(histories(n)),
     )  # fmt: skip
     return make_view(market, book, cost=draw(st.floats(0, 0.01)))
 
@@ -185,8 +243,9 @@ def asked(draw: st.DrawFn) -> tuple[View, Residual]:
 @st.composite
 def operators(draw: st.DrawFn) -> OperatorLimits:
     return OperatorLimits(
-        draw(SHARES), draw(SHARES), draw(st.floats(0.005, 1.0)), draw(st.floats(0.02, 1.0)), draw(SHARES)
-    )
+        draw(SHARES), draw(SHARES), draw(st.floats(0.005, 1.0)), draw(st.floats(0.02, 1.0)), draw(SHARES),
+        draw(risk_parameters()),
+    )  # fmt: skip
 
 
 @st.composite
@@ -195,7 +254,8 @@ def circumstances(draw: st.DrawFn, n: int) -> Circumstances:
     lot, least = draw(columns(st.sampled_from([1e-8, 1e-5, 0.001, 1.0]), n)), draw(st.sampled_from([0.0, 10.0]))
     most = draw(st.sampled_from([500.0, float("inf")]))
     rules = TradingRules(np.full(n, 0.01), lot, np.full(n, least), BAND, most)
-    return Circumstances(draw(operators()), rules, draw(flags(n)), draw(st.booleans()), doubts)
+    state = PortfolioState(draw(st.floats(0.0, 1e5)), draw(flags(n)), draw(columns(TIMES, n)), draw(columns(TIMES, n)))
+    return Circumstances(draw(operators()), rules, draw(flags(n)), draw(st.booleans()), doubts, state)
 
 
 # ── training data ────────────────────────────────────────────────────────────────────────────────────────────

@@ -23,6 +23,7 @@ from shared.schema import apply_schema
 from shared.settings import Settings, load_settings
 from tests.conftest import TEMPLATE, UNIVERSE
 from tests.shared.llm_spine_rows import llm_rows, regime_rows
+from tests.shared.trading_spine_rows import desk_rows
 
 NOON = datetime(2024, 6, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -36,20 +37,33 @@ WRITERS = {
     "market_state": "meta_controller", "policy_config": "meta_controller", "llm_calls": "meta_controller",
     "memory_logs": "meta_controller", "news_items": "meta_controller", "news_sentiment": "meta_controller",
     "onchain_data": "meta_controller", "llm_trust": "meta_controller", "wallets": "cli", "limits": "cli",
-    "cash_flows": "cli", "commands": "cli", "decisions": "policy", "orders": "policy", "order_events": "sender",
-    "candle_revisions": "candles", "quarantine": "candles", "gap_checks": "candles", "venue_checks": "candles",
-    "fills": "sender", "job_runs": "policy", "alerts": "policy", "backtests": "policy", "trainings": "encoder",
-    "encoder_checks": "encoder", "encoder_evaluations": "encoder",
+    "cash_flows": "cli", "commands": "cli", "decisions": "policy", "orders": "policy", "approvals": "owner",
+    "order_events": "sender", "candle_revisions": "candles", "quarantine": "candles", "gap_checks": "candles",
+    "venue_checks": "candles", "fills": "sender", "job_runs": "policy", "alerts": "policy", "backtests": "policy",
+    "trainings": "encoder", "encoder_checks": "encoder", "encoder_evaluations": "encoder",
     "evaluation_folds": "policy", "evaluations": "policy", "canary_runs": "policy", "promotions": "owner",
+    "instrument_rules": "owner", "live_grants": "cli", "operator_checks": "cli", "risk_events": "policy",
+    "sender_sessions": "owner", "order_lookups": "sender", "external_fills": "sender", "reconciliations": "sender",
+    "key_checks": "sender", "alert_deliveries": "cli",
 }  # fmt: skip
 SEEDED = dict.fromkeys(WRITERS, 2) | {
+    "alerts": 3,
     "instruments": 3,
     "market_data": 3,
     "wallets": 3,
     "decisions": 3,
+    "approvals": 1,
     "order_events": 1,
     "llm_calls": 3,
     "news_items": 3,
+}
+
+
+# Where two roles write a table, by row: what the second one's rows have otherwise.
+AS_WRITTEN_BY: dict[tuple[str, str], Row] = {
+    ("models", "policy"): {"kind": "policy", "encoder_id": 1},
+    ("orders", "sender"): {"decision_id": None, "side": "sell", "purpose": "protect", "because": "test"},
+    ("cash_flows", "sender"): {"wallet_id": 3, "kind": "deposit"},
 }
 
 
@@ -60,7 +74,8 @@ def order_id(k: int) -> uuid.UUID:
 def rows(k: int) -> dict[str, Row]:
     """The k-th row of every table, in the order in which they may be inserted."""
     beside = regime_rows(k, NOON) | llm_rows(k, NOON)
-    return _market_rows(k) | _steering_rows(k) | beside | _operator_rows(k) | _trading_rows(k) | _side_rows(k)
+    traded = _operator_rows(k) | _trading_rows(k) | desk_rows(k, NOON)
+    return _market_rows(k) | _steering_rows(k) | beside | traded | _side_rows(k)
 
 
 def _market_rows(k: int) -> dict[str, Row]:
@@ -123,8 +138,8 @@ def _steering_rows(k: int) -> dict[str, Row]:
 def _operator_rows(k: int) -> dict[str, Row]:
     return {
         "wallets": {
-            "name": f"wallet-{k}", "venue": "test", "mode": "paper", "quote": "USDT", "track": "live",
-            "taker_fee_bps": 40, "slippage_bps": 5, "impact": 1, "recorded_at": NOON,
+            "name": f"wallet-{k}", "venue": "test", "mode": "live" if k == 3 else "paper", "quote": "USDT",
+            "track": "live", "taker_fee_bps": 40, "slippage_bps": 5, "impact": 1, "recorded_at": NOON,
         },
         "limits": {
             "wallet_id": k, "symbols": ["A1/USDT", "A2/USDT"], "max_order_notional": 1000, "max_orders_a_day": 5,
@@ -153,8 +168,12 @@ def _trading_rows(k: int) -> dict[str, Row]:
             "type": "market", "quantity": 2, "reference_price": 100.0, "volatility": 0.6, "not_before": NOON,
             "deadline": NOON + HOUR, "recorded_at": NOON,
         },
+        "approvals": {
+            "order_id": order_id(k), "epoch": None, "limits_recorded_at": NOON, "approved_at": NOON,
+        },
         "order_events": {
-            "order_id": order_id(k), "event": "accepted", "detail": "test", "at": NOON, "recorded_at": NOON,
+            "order_id": order_id(k), "event": "accepted" if k == 1 else "rejected", "detail": "test", "at": NOON,
+            "recorded_at": NOON,
         },
         "fills": {
             "wallet_id": 1, "venue_trade_id": f"trade-{k}", "order_id": order_id(1), "side": "buy", "quantity": 1,
@@ -220,8 +239,7 @@ def insert(connection: Connection, table: str, row: Mapping[str, Any]) -> int:
 
 def next_row(table: str, writer: str | None = None) -> Row:
     """A valid row of ``table`` beside the seeded ones, as its ``writer`` may write it."""
-    row = rows(SEEDED[table] + 1)[table]
-    return row | {"kind": "policy", "encoder_id": 1} if (table, writer) == ("models", "policy") else row
+    return rows(SEEDED[table] + 1)[table] | AS_WRITTEN_BY.get((table, writer or ""), {})
 
 
 def seed(database_for: Callable[[str], Database]) -> None:

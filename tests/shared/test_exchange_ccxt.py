@@ -217,8 +217,12 @@ def test_only_spot_is_a_market_here() -> None:
     ],
 )
 def test_a_step_is_exact_however_the_venue_counts(mode: int, precision: float, step: str) -> None:
-    market = {"precision": {"price": precision, "amount": precision}, "limits": {"cost": {"min": 0.1}}}
+    market = {
+        "precision": {"price": precision, "amount": precision},
+        "limits": {"cost": {"min": 0.1}, "amount": {"min": 1e-05}},
+    }
     rules = ccxt_venue._rules(market, mode)
+    assert rules.min_quantity == Decimal("0.00001")
     assert rules.tick_size == rules.lot_size == Decimal(step)
     assert rules.min_notional == Decimal("0.1")
 
@@ -251,7 +255,14 @@ def test_a_step_finer_than_the_database_holds_is_refused(binance: CcxtExchange, 
 
 
 def test_a_venue_that_names_no_least_cost_has_none() -> None:
-    assert ccxt_venue._rules({"precision": {"price": 1, "amount": 1}}, ccxt.TICK_SIZE).min_notional == 0
+    rules = ccxt_venue._rules({"precision": {"price": 1, "amount": 1}}, ccxt.TICK_SIZE)
+    assert (rules.min_notional, rules.min_quantity, rules.status) == (0, 0, "online")
+
+
+def test_a_market_that_is_not_active_takes_no_orders() -> None:
+    market: dict[str, Any] = {"precision": {"price": 1, "amount": 1}}
+    told = [ccxt_venue._rules(market | {"active": active}, ccxt.TICK_SIZE).status for active in (True, None, False)]
+    assert told == ["online", "online", "cancel_only"]
 
 
 # --- addresses and manners ---

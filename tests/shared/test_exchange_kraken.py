@@ -11,7 +11,8 @@ import pytest
 
 from shared.exchanges.kraken import PAIRS_TTL_S, KrakenExchange
 from shared.exchanges.paper import PaperExchange
-from shared.exchanges.protocol import ExchangeError
+from shared.exchanges.protocol import ExchangeError, NotListed
+from shared.exchanges.resilience import ReadCache
 from shared.exchanges.simulated import SimulatedExchange
 from shared.settings import FeedSettings
 from tests.shared.fake_kraken import NOW, SERVED, Answer, FakeKraken, Patience, api_error, connect, pair, serving
@@ -89,6 +90,30 @@ def test_rules_are_the_pairs_own_decimals(kraken: KrakenExchange) -> None:
     assert rules.tick_size == Decimal("0.0000001")
     assert rules.lot_size == Decimal("0.00000001")
     assert rules.min_notional == Decimal("0.5")
+    assert rules.min_quantity == Decimal("0.00005")
+    assert rules.status == "online"
+
+
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [("post_only", "post_only"), ("reduce_only", "reduce_only"), ("cancel_only", "cancel_only"),
+     ("limit_only", "post_only"), ("work_in_progress", "cancel_only"), (None, "online")],
+)  # fmt: skip
+def test_a_pair_in_a_state_that_is_not_known_takes_no_new_orders(
+    fake: FakeKraken, kraken: KrakenExchange, told: str | None, status: str
+) -> None:
+    fake.pairs = {"XXBTZUSD": pair("XBT/USD", status=told)}
+    assert kraken.rules("BTC/USD").status == status
+
+
+def test_only_what_is_missing_in_the_list_is_not_listed(fake: FakeKraken, kraken: KrakenExchange) -> None:
+    with pytest.raises(NotListed):
+        kraken.rules("NOPE/USD")
+    fake.fail(*[(200, b"{}")] * TRIES)
+    kraken.calls.cache = ReadCache()
+    with pytest.raises(ExchangeError) as refused:
+        kraken.rules("BTC/USD")
+    assert not isinstance(refused.value, NotListed)
 
 
 def test_rules_fall_back_to_pair_decimals_and_a_default_cost(fake: FakeKraken, kraken: KrakenExchange) -> None:
@@ -100,7 +125,8 @@ def test_rules_fall_back_to_pair_decimals_and_a_default_cost(fake: FakeKraken, k
 @pytest.mark.parametrize(
     ("rules", "said"),
     [({"tick_size": "0.000000001"}, "tick of 1E-9"), ({"tick_size": None, "pair_decimals": 9}, "tick of 1E-9"),
-     ({"tick_size": "0.000000015"}, "tick of 1.5E-8"), ({"lot_decimals": 9}, "lot of 1E-9")],
+     ({"tick_size": "0.000000015"}, "tick of 1.5E-8"), ({"lot_decimals": 9}, "lot of 1E-9"),
+     ({"ordermin": "0.000000001"}, "least quantity of 1E-9")],
 )  # fmt: skip
 def test_a_step_finer_than_the_database_holds_is_refused(
     fake: FakeKraken, kraken: KrakenExchange, rules: dict[str, object], said: str

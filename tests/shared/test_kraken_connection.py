@@ -17,14 +17,8 @@ from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidURI
 
-from shared.exchanges.kraken_stream import (
-    CLOSING_S,
-    INTERVALS_MIN,
-    MOST_BYTES,
-    StreamOptions,
-    backoff_s,
-    stream_kraken,
-)
+from shared.exchanges.kraken_socket import CLOSING_S, MOST_BYTES, StreamOptions, backoff_s
+from shared.exchanges.kraken_stream import INTERVALS_MIN, stream_kraken
 from shared.exchanges.protocol import CandleUpdate, ExchangeError, StreamEvent, StreamState, StreamTrouble
 from tests.shared.kraken_messages import (
     BTC,

@@ -9,11 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.exchanges.kraken_stream import (
-    EXCERPT,
-    Lost,
-    Session,
-)
+from shared.exchanges.kraken_socket import EXCERPT, Lost
+from shared.exchanges.kraken_stream import Session
 from shared.exchanges.protocol import BookTop, CandleUpdate, StreamState, StreamTrouble
 from tests.shared.kraken_messages import (
     BTC,

@@ -17,7 +17,7 @@ from tests.shared.spine_rows import NOON, ROLES, WRITERS, insert, next_row, orde
 
 World = Callable[[str], Database]
 ELSEWHERE = ("sextant", "postgres", "pg_read_server_files", "pg_execute_server_program", "pg_write_all_data")
-APPROVE = "approve(uuid, timestamptz) RETURNS text LANGUAGE sql AS 'SELECT NULL::text'"
+APPROVE = "approve(uuid, timestamptz, bigint) RETURNS text LANGUAGE sql AS 'SELECT NULL::text'"
 
 # Each would succeed for the owner or a superuser.
 REFUSED: tuple[LiteralString, ...] = (
@@ -41,8 +41,8 @@ REFUSED: tuple[LiteralString, ...] = (
     "DROP EXTENSION vector CASCADE",
     "CREATE FUNCTION public.escape() RETURNS integer LANGUAGE sql AS 'SELECT 1'",
     f"CREATE OR REPLACE FUNCTION public.{APPROVE}",
-    "ALTER FUNCTION approve(uuid, timestamptz) SECURITY INVOKER",
-    "DROP FUNCTION approve(uuid, timestamptz)",
+    "ALTER FUNCTION approve(uuid, timestamptz, bigint) SECURITY INVOKER",
+    "DROP FUNCTION approve(uuid, timestamptz, bigint)",
     "CREATE INDEX escape ON embeddings (ood)",
     "DROP INDEX one_active_model_a_kind",
     "ALTER FUNCTION build_analog_index(bigint) SECURITY INVOKER",
@@ -196,7 +196,7 @@ def test_an_encoders_index_holds_its_rows_alone_and_no_name_can_be_shadowed(worl
 
 
 def test_the_sender_cannot_pass_the_approval_on(world: World) -> None:
-    world("sender").execute("GRANT EXECUTE ON FUNCTION approve(uuid, timestamptz) TO PUBLIC")  # warns, grants nothing
+    world("sender").execute("GRANT EXECUTE ON FUNCTION approve(uuid, timestamptz, bigint) TO PUBLIC")  # warns only
     with pytest.raises(InsufficientPrivilege, match="permission denied for function approve"):
         world("policy").execute("SELECT approve(NULL, NULL)")
 

@@ -17,6 +17,7 @@ RUN_END = {"ended_at", "status", "result", "error"}
 TABLES = ("installation", *WRITERS)
 VIEWS = (
     "candle_gaps", "current_embeddings", "current_market_state", "current_policy_config", "positions", "cash", "equity",
+    "unmanaged", "open_risk",
 )  # fmt: skip
 
 # Everything that is allowed. DELETE and TRUNCATE: nobody, nowhere.
@@ -59,6 +60,7 @@ MAY_INSERT = {
         "models",
         "decisions",
         "orders",
+        "risk_events",
         "backtests",
         "evaluation_folds",
         "evaluations",
@@ -66,11 +68,34 @@ MAY_INSERT = {
         "job_runs",
         "alerts",
     },
-    "sender": {"order_events", "fills", "job_runs", "alerts"},
-    "cli": {"wallets", "limits", "cash_flows", "commands", "job_runs", "alerts"},
+    "sender": {
+        "orders",
+        "order_events",
+        "order_lookups",
+        "fills",
+        "external_fills",
+        "reconciliations",
+        "key_checks",
+        "cash_flows",
+        "job_runs",
+        "alerts",
+    },
+    "cli": {
+        "wallets",
+        "limits",
+        "cash_flows",
+        "commands",
+        "live_grants",
+        "operator_checks",
+        "alert_deliveries",
+        "job_runs",
+        "alerts",
+    },
 }
 MAY_UPDATE = {
-    ("candles", "instruments"): {"base_timeframe_s", "tick_size", "lot_size", "min_notional"},
+    ("candles", "instruments"): {
+        "base_timeframe_s", "tick_size", "lot_size", "min_notional", "min_quantity", "status", "recorded_at",
+    },
     ("candles", "market_data"): {"open", "high", "low", "close", "volume", "trades", "source", "recorded_at"},
     ("encoder", "models"): {"status"},
     ("policy", "models"): {"status"},
@@ -81,7 +106,13 @@ MAY_UPDATE = {
         "ended_at",
     },
     ("meta_controller", "memory_logs"): {"outcome", "outcome_known_from", "outcome_recorded_at"},
-    ("cli", "limits"): {"symbols", "max_order_notional", "max_orders_a_day", "recorded_at"},
+    ("cli", "limits"): {
+        "symbols", "max_order_notional", "max_orders_a_day", "max_day_notional", "max_position_notional", "ramp_days",
+        "ramp_exposure", "recorded_at",
+    },
+    ("cli", "commands"): {"voided_at"},
+    ("cli", "alert_deliveries"): {"attempts", "delivered_at", "error"},
+    ("sender", "sender_sessions"): {"connected_at"},
 } | {(role, "job_runs"): RUN_END for role in ROLES}  # fmt: skip
 
 REFUSED_THROUGH_A_VIEW = (InsufficientPrivilege, ObjectNotInPrerequisiteState, FeatureNotSupported, GeneratedAlways)

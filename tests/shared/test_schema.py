@@ -18,8 +18,9 @@ from psycopg.errors import CheckViolation, ForeignKeyViolation, NotNullViolation
 from shared.db import Connection, Database, connect, owner_url, role_url
 from shared.schema import apply_schema, bring_up, drop_database, role_passwords
 from shared.settings import Settings, load_settings
-from tests.shared.spine_rows import HOUR, NOON, WRITERS, insert, next_row, order_id, own_database, rows, seed
+from tests.shared.spine_rows import HOUR, NOON, WRITERS, insert, next_row, order_id, own_database, seed
 
+STAMPS = {"recorded_at", "started_at", "issued_at", "requested_at", "promoted_at", "approved_at"}
 NAN, INFINITY = float("nan"), float("inf")
 
 # DESIGN §4: columns may be added, never renamed.
@@ -93,11 +94,9 @@ def owner(rooms: tuple[Settings, Callable[[str], Database]]) -> Iterator[Connect
         yield connection
 
 
-def refused(
-    connection: Connection, table: str, *, because: type[psycopg.Error] = CheckViolation, **changes: Any
-) -> str:
+def refused(connection: Connection, table: str, *, error: type[psycopg.Error] = CheckViolation, **changes: Any) -> str:
     """Writes a valid row with these changes, which must be refused; the name of what refused it."""
-    with pytest.raises(because) as refusal, connection.transaction():
+    with pytest.raises(error) as refusal, connection.transaction():
         insert(connection, table, next_row(table) | changes)
     return refusal.value.diag.constraint_name or str(refusal.value)
 
@@ -146,7 +145,9 @@ def test_money_is_numeric_with_8_decimals_and_every_time_has_a_zone(owner: Conne
 @pytest.mark.parametrize("table", WRITERS)
 def test_when_a_row_was_recorded_comes_from_the_jobs_clock(owner: Connection, table: str) -> None:
     row = next_row(table)
-    stamp = next(s for s in row if s in {"recorded_at", "started_at", "issued_at", "requested_at", "promoted_at"})
+    stamp = next(
+        s for s in row if s in {"recorded_at", "started_at", "issued_at", "requested_at", "promoted_at", "approved_at"}
+    )
     del row[stamp]
     with pytest.raises(NotNullViolation, match=stamp), owner.transaction():
         insert(owner, table, row)
@@ -186,8 +187,8 @@ def test_a_candle_that_cannot_be_is_refused(owner: Connection, changes: dict[str
 def test_a_flat_candle_without_trades_and_one_at_its_bounds_are_taken(owner: Connection) -> None:
     accepted(owner, "market_data", open=100.0, high=100.0, low=100.0, close=100.0, volume=0.0, trades=None)
     accepted(owner, "market_data", open=99.0, close=101.0, recorded_at=NOON + 4 * HOUR)
-    refused(owner, "market_data", because=UniqueViolation, as_of=NOON + HOUR)
-    refused(owner, "market_data", because=ForeignKeyViolation, instrument_id=99)
+    refused(owner, "market_data", error=UniqueViolation, as_of=NOON + HOUR)
+    refused(owner, "market_data", error=ForeignKeyViolation, instrument_id=99)
 
 
 @pytest.mark.parametrize("changed", ["p_down", "p_flat", "p_up", "p_vol_low", "p_vol_mid", "p_vol_high"])
@@ -273,14 +274,14 @@ def test_a_policy_names_its_encoder_and_one_model_a_kind_is_active(owner: Connec
     assert refused(owner, "models", kind="policy") == "a_policy_names_its_encoder"
     assert refused(owner, "models", encoder_id=1) == "a_policy_names_its_encoder"
     owner.execute("UPDATE models SET status = 'active' WHERE id = 1")
-    assert refused(owner, "models", because=UniqueViolation, status="active") == "one_active_model_a_kind"
+    assert refused(owner, "models", error=UniqueViolation, status="active") == "one_active_model_a_kind"
     accepted(owner, "models", kind="policy", encoder_id=1, status="active")
 
 
 def test_one_encoder_is_shadow_beside_the_active_one(owner: Connection) -> None:
     owner.execute("UPDATE models SET status = 'active' WHERE id = 1")
     owner.execute("UPDATE models SET status = 'shadow' WHERE id = 2")
-    assert refused(owner, "models", because=UniqueViolation, status="shadow") == "one_shadow_model_a_kind"
+    assert refused(owner, "models", error=UniqueViolation, status="shadow") == "one_shadow_model_a_kind"
     accepted(owner, "models", status="retired")
 
 
@@ -288,11 +289,11 @@ def test_a_command_is_one_training_and_the_check_has_one_open_at_most(owner: Con
     insert(owner, "commands", next_row("commands") | {"wallet_id": None, "command": "retrain-encoder"})
     (command,) = owner.execute("SELECT max(id) FROM commands").fetchone() or ()
     insert(owner, "trainings", next_row("trainings") | {"command_id": command})
-    refused(owner, "trainings", because=UniqueViolation, command_id=command)
+    refused(owner, "trainings", error=UniqueViolation, command_id=command)
     queued = {"command_id": None, "status": "queued", "ended_at": None}
     insert(owner, "trainings", next_row("trainings") | queued)
     for status in ("queued", "running", "stopped"):
-        assert "one_open" in refused(owner, "trainings", because=UniqueViolation, **queued | {"status": status})
+        assert "one_open" in refused(owner, "trainings", error=UniqueViolation, **queued | {"status": status})
     accepted(owner, "trainings", command_id=None)
 
 
@@ -302,30 +303,21 @@ def test_risk_only_shrinks(owner: Connection) -> None:
 
 
 def test_a_candle_is_decided_once_a_wallet_and_instrument(owner: Connection) -> None:
-    refused(owner, "decisions", because=UniqueViolation, as_of=NOON + HOUR)
+    refused(owner, "decisions", error=UniqueViolation, as_of=NOON + HOUR)
     accepted(owner, "decisions", as_of=NOON + HOUR, instrument_id=2)
     accepted(owner, "decisions", as_of=NOON + HOUR, wallet_id=2)
 
 
-def test_an_order_refers_to_a_decision_of_its_own_wallet_and_instrument(owner: Connection) -> None:
-    accepted(owner, "orders")
-    refused(owner, "orders", because=NotNullViolation, decision_id=None)
-    refused(owner, "orders", because=ForeignKeyViolation, decision_id=99)
-    refused(owner, "orders", because=ForeignKeyViolation, wallet_id=2)
-    refused(owner, "orders", because=ForeignKeyViolation, instrument_id=2)
-    assert refused(owner, "orders", because=UniqueViolation, decision_id=1) == "orders_decision_id_key"
-
-
 def test_a_fill_costs_its_quantity_times_its_price(owner: Connection) -> None:
     part = {"quantity": Decimal("0.33333333"), "price": Decimal("1.5")}  # 0.499999995: no 8-decimal amount
-    for cost in ("0.49999999", "0.5"):
+    for cost in ("0.49", "0.49999999", "0.5", "0.5099"):  # a venue rounds to the decimals of its ledger
         accepted(owner, "fills", cost=Decimal(cost), **part)
-    for cost in ("0.49999997", "0.50000002", "1"):
+    for cost in ("0.4898", "0.5101", "1"):
         assert refused(owner, "fills", cost=Decimal(cost), **part) == "cost_is_quantity_times_price"
 
 
 def test_the_same_trade_told_twice_is_one_row(owner: Connection) -> None:
-    refused(owner, "fills", because=UniqueViolation, venue_trade_id="trade-1")
+    refused(owner, "fills", error=UniqueViolation, venue_trade_id="trade-1")
     accepted(owner, "fills", venue_trade_id="trade-1", wallet_id=2)
 
 
@@ -335,29 +327,6 @@ def test_a_wallets_mode_never_changes(owner: Connection, old: str, new: str) -> 
     with pytest.raises(RaiseException, match=f"wallet fixed is {old}: its mode never changes"), owner.transaction():
         owner.execute("UPDATE wallets SET mode = %s WHERE name = 'fixed'", [new])
     owner.execute("UPDATE wallets SET mode = %s, track = 'rules' WHERE name = 'fixed'", [old])  # the same: no change
-
-
-EVENTS = ("accepted", "rejected", "filled", "canceled", "expired", "unknown")
-LEGAL = {
-    "intended": {"accepted", "rejected", "unknown", "expired"},
-    "unknown": {"accepted", "rejected", "filled", "canceled", "expired"},
-    "accepted": {"filled", "canceled", "expired"},
-}
-ROADS = {"intended": (), "unknown": ("unknown",), "accepted": ("accepted",), "rejected": ("rejected",),
-         "filled": ("accepted", "filled"), "canceled": ("accepted", "canceled"), "expired": ("expired",)}  # fmt: skip
-
-
-@pytest.mark.parametrize("event", EVENTS)
-@pytest.mark.parametrize("state", ROADS)
-def test_an_order_changes_only_as_an_order_can(owner: Connection, state: str, event: str) -> None:
-    told = rows(2)["order_events"]
-    for earlier in ROADS[state]:
-        insert(owner, "order_events", told | {"event": earlier})
-    if event in LEGAL.get(state, set()):
-        assert insert(owner, "order_events", told | {"event": event}) == 1
-        return
-    with pytest.raises(RaiseException, match=f"is {state}: it cannot become {event}"), owner.transaction():
-        insert(owner, "order_events", told | {"event": event})
 
 
 def test_positions_and_cash_are_sums_of_what_happened(owner: Connection) -> None:

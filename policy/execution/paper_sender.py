@@ -1,0 +1,114 @@
+"""Paper wallets: approved intents are accepted at once and filled at the open of a candle, as the kernel fills them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from shared.db import Database, load_queries
+from shared.exchanges.paper import fill_market_order
+
+
+def send_on_paper(database: Database, now: datetime) -> dict[str, int]:
+    """First what the market did meanwhile (fills, expiries), then the new intents; how often each event was written."""
+    counts = {"filled": 0, "canceled": 0, "expired": 0, "accepted": 0, "rejected": 0}
+    queries = load_queries("sender")
+    for order in database.fetch(queries["working_orders"], {"now": now}):
+        outcome = _settle(database, order, now)
+        if outcome:
+            counts[outcome] += 1
+    for intent in database.fetch(queries["new_intents"]):
+        counts[_send(database, intent["id"], now)] += 1
+    return counts
+
+
+def _send(database: Database, order_id: Any, now: datetime) -> str:
+    """Offers one intent to the venue, if approve() lets it through."""
+    queries = load_queries("sender")
+    with database.transaction():
+        verdict = database.fetch_one(queries["approve"], {"id": order_id, "at": now})
+        refusal = verdict["refusal"] if verdict else "approve() does not know this order"
+        event = "rejected" if refusal else "accepted"
+        _record(
+            database,
+            order_id,
+            event,
+            refusal or "paper venue",
+            now,
+            venue_order_id=None if refusal else f"paper-{order_id}",
+        )
+    return event
+
+
+def _settle(database: Database, order: Mapping[str, Any], now: datetime) -> str | None:
+    """Fills a working order at its fill candle, or lets it expire once no candle can come any more."""
+    if order["opened_at"] is None:
+        last_chance = order["deadline"] + timedelta(seconds=order["base_timeframe_s"])
+        if now < last_chance:
+            return None
+        with database.transaction():
+            _record(database, order["id"], "expired", f"no candle opened before {order['deadline']}", now)
+        return "expired"
+    queries = load_queries("sender")
+    with database.transaction():
+        book = database.fetch_one(queries["book"], order)
+        assert book is not None
+        fill = fill_market_order(
+            side=order["side"],
+            quantity=order["quantity"],
+            cash=book["cash"],
+            held=book["held"],
+            open_price=order["open"],
+            volume=order["volume"],
+            bar_s=order["base_timeframe_s"],
+            volatility=order["volatility"],
+            half_spread_bps=order["slippage_bps"],
+            impact=order["impact"],
+            fee_bps=order["taker_fee_bps"],
+            tick=order["tick_size"],
+            lot=order["lot_size"],
+        )
+        if fill.quantity == 0:
+            _record(database, order["id"], "canceled", "nothing affordable or held at the fill price", now)
+            return "canceled"
+        row = {
+            "wallet_id": order["wallet_id"],
+            "venue_trade_id": f"paper-{order['id']}",
+            "order_id": order["id"],
+            "side": order["side"],
+            "quantity": fill.quantity,
+            "price": fill.price,
+            "cost": fill.cost,
+            "fee": fill.fee,
+            "fee_asset": order["quote"],
+            "filled_at": order["opened_at"],
+            "recorded_at": now,
+        }
+        database.execute(queries["insert_fill"], row)
+        rest = order["quantity"] - fill.quantity
+        why = f"not affordable at {fill.price}" if order["side"] == "buy" else "not held"
+        detail = f"{rest} canceled: {why}" if rest else "whole quantity"
+        _record(database, order["id"], "filled", detail, order["opened_at"], recorded_at=now)
+    return "filled"
+
+
+def _record(
+    database: Database,
+    order_id: Any,
+    event: str,
+    detail: str,
+    at: datetime,
+    *,
+    venue_order_id: str | None = None,
+    recorded_at: datetime | None = None,
+) -> None:
+    row = {
+        "order_id": order_id,
+        "event": event,
+        "detail": detail,
+        "venue_order_id": venue_order_id,
+        "at": at,
+        "recorded_at": recorded_at or at,
+    }
+    database.execute(load_queries("sender")["insert_event"], row)

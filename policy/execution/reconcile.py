@@ -1,0 +1,107 @@
+"""Compares our ledger with the account: every balance, every order, every fill. `make reconcile` prints it.
+
+Input: everything the sender wrote, the venue. Output: reconciliations. Nothing is corrected: what does not match keeps
+entries away until a later comparison is clean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal
+
+from psycopg.types.json import Json
+
+from policy.execution.account import OVERLAP_S, own_id, read_account, read_flows
+from policy.execution.desk import LASTING, Desk
+from policy.execution.venues.protocol import Balance
+
+TOLERANCE = Decimal("0.0000001")  # what venues that count finer than 1e-8 may be apart by
+LOOKS_BACK = timedelta(hours=24)
+TRIES = 3
+
+
+def is_due(desk: Desk) -> bool:
+    newest = desk.ask_one("newest_reconciliation")
+    every = timedelta(seconds=desk.settings.execution.reconcile_every_s)
+    late = newest is None or desk.now() - newest["recorded_at"] >= every
+    return late or bool(newest and newest["unmatched"]) or bool(desk.findings)
+
+
+def reconcile(desk: Desk) -> int:
+    """Writes one row; the number of things that do not match. CouldNotAsk: nothing is compared."""
+    read_flows(desk)
+    for _ in range(TRIES):  # a trade between two answers is no mismatch: then they are asked for again
+        balances = desk.venue.balances()
+        differing = _compare_balances(desk, balances)
+        if not differing:
+            break
+        read_account(desk)
+        read_flows(desk)
+        balances = desk.venue.balances()
+        differing = _compare_balances(desk, balances)
+        if not differing:
+            break
+    for asset, (ours, theirs) in differing.items():
+        desk.find("balance", asset, ours, theirs)
+    matched = len(_ours(desk).keys() | balances.keys()) - len(differing) + _compare_orders(desk)
+    findings = [*desk.findings, *desk.key_findings]
+    unmatched, lasting = len(findings), any(f["kind"] in LASTING for f in findings)
+    row = {"matched": matched, "unmatched": unmatched, "findings": Json(findings), "at": desk.now(), "lasting": lasting}
+    desk.write("insert_reconciliation", **row)
+    desk.count("reconciliations")
+    if unmatched:
+        told = "; ".join(f"{f['what']}: {f['ours']} here, {f['theirs']} there" for f in findings)
+        desk.alert("critical", "reconciliation", f"{unmatched} do not match ({told}). No entries until they do")
+    desk.findings = []
+    return unmatched
+
+
+def _ours(desk: Desk) -> dict[str, Decimal]:
+    """What our ledger says that the account has, by asset: what is managed and what is not."""
+    total: dict[str, Decimal] = {row["asset"]: row["amount"] for row in desk.ask("unmanaged")}
+    cash = desk.ask_one("cash")
+    assert cash is not None
+    quote = desk.wallet["quote"]
+    total[quote] = total.get(quote, Decimal(0)) + cash["amount"]
+    for holding in desk.ask("holdings", now=desk.now()):
+        base = holding["symbol"].partition("/")[0]
+        total[base] = total.get(base, Decimal(0)) + holding["quantity"]
+    return total
+
+
+def _compare_balances(desk: Desk, balances: Mapping[str, Balance]) -> dict[str, tuple[Decimal, Decimal]]:
+    ours, nothing = _ours(desk), Decimal(0)
+    theirs = {asset: balance.total for asset, balance in balances.items()}
+    return {
+        asset: (ours.get(asset, nothing), theirs.get(asset, nothing))
+        for asset in sorted(ours.keys() | theirs.keys())
+        if abs(ours.get(asset, nothing) - theirs.get(asset, nothing)) > TOLERANCE
+    }
+
+
+def _compare_orders(desk: Desk) -> int:
+    """Each order that ended within LOOKS_BACK, or still works, against what the venue lists of it; how many agree."""
+    since = desk.now() - LOOKS_BACK
+    first = max(desk.wallet["connected_at"].timestamp(), since.timestamp()) - OVERLAP_S
+    listed = {own_id(o.client_id): o for o in (*desk.venue.open_orders(), *desk.venue.closed_orders(first))}
+    agreed = 0
+    for order in desk.ask("ended_orders", since=since):
+        told = listed.get(order["order_id"])
+        if order["event"] == "rejected":
+            if told is not None:
+                desk.find(
+                    "order", f"order {order['order_id']}", "never accepted", f"{told.state}, {told.filled} filled"
+                )
+            continue
+        if told is None:
+            desk.find("order", f"order {order['order_id']}", order["event"], "not listed")
+        elif told.filled != order["filled"] or told.state == "open":
+            desk.find("order", f"order {order['order_id']}", f"{order['event']}, {order['filled']} filled",
+                      f"{told.state}, {told.filled} filled")  # fmt: skip
+        else:
+            agreed += 1
+    for order in desk.ask("open_orders"):
+        told = listed.get(order["order_id"])
+        agreed += told is not None and told.state == "open" and told.filled == order["filled"]
+    return agreed

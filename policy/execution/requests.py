@@ -1,0 +1,118 @@
+"""The three things that are asked of a venue about an order, each written down before and after: send, cancel, amend.
+
+Sending happens once an intent, ever. Cancelling and amending say what shall be, not what shall change: they may be
+asked for again.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from policy.execution.crashpoints import crashpoint
+from policy.execution.desk import Desk, Row
+from policy.execution.venues.protocol import Accepted, Changed, Done, Gone, NewOrder, Rejected
+from shared.clock import from_unix
+
+
+class KeyRefused(Exception):
+    """The venue does not accept the key or its rights: nothing more will pass until somebody looks."""
+
+
+def send(desk: Desk, intent: Row) -> str:
+    """Offers one intent to approve(), and sends what it lets through; the event that is known afterwards."""
+    order_id = intent["order_id"]
+    crashpoint("send.before_approval")
+    with desk.database.transaction():
+        nonce = desk.session.take_nonce()  # first: it holds the epoch, and a superseded sender goes no further
+        verdict = desk.ask_one("approve", id=order_id, at=desk.now(), epoch=desk.session.epoch)
+        refusal = verdict["refusal"] if verdict else "approve() does not know this order"
+        if refusal is not None:
+            desk.record(order_id, "rejected", refusal)
+            return "rejected"
+        deadline = desk.venue_now() + desk.settings.execution.order_deadline_s
+        desk.record(order_id, "sending", f"epoch {desk.session.epoch}, to arrive by {from_unix(deadline):%H:%M:%S.%f}")
+    crashpoint("send.before_request")
+    placed = desk.venue.place(_new_order(desk, intent, deadline), nonce)
+    crashpoint("send.after_request")
+    if isinstance(placed, Accepted):
+        event = "accepted"
+        desk.record(order_id, "accepted", "by the venue", venue_order_id=placed.venue_order_id)
+    elif isinstance(placed, Rejected):
+        event = "rejected"
+        desk.record(order_id, "rejected", placed.reason)
+        desk.alert("warning", f"order-rejected-{intent['symbol']}", f"{intent['side']} of {intent['quantity']} "
+                   f"{intent['symbol']} ({intent['purpose']}) was rejected: {placed.reason}")  # fmt: skip
+    else:
+        event = "unknown"
+        desk.record(order_id, "unknown", placed.reason)
+        desk.alert("warning", f"order-unknown-{order_id}", f"{intent['side']} of {intent['quantity']} "
+                   f"{intent['symbol']}: whether the venue took it is not known ({placed.reason}); it is looked for, "
+                   "and not sent again")  # fmt: skip
+    crashpoint("send.after_record")
+    if isinstance(placed, Rejected) and placed.fatal:
+        raise KeyRefused(placed.reason)
+    return event
+
+
+def _new_order(desk: Desk, intent: Row, deadline: float) -> NewOrder:
+    return NewOrder(
+        client_id=intent["order_id"],
+        symbol=intent["symbol"],
+        side=intent["side"],
+        type=intent["type"],
+        quantity=intent["quantity"],
+        limit_price=intent["limit_price"],
+        stop_price=intent["stop_price"],
+        trail=intent["trail"],
+        time_in_force=intent["time_in_force"],
+        post_only=intent["post_only"],
+        deadline=deadline if desk.venue.capabilities.deadline else None,
+    )
+
+
+def cancel(desk: Desk, order: Row, why: str) -> bool:
+    """Asks for the end of an order (a row of open_orders); True where the venue confirmed it or knows no such order
+    any more. How it ended is for read_account to learn."""
+    if order["venue_order_id"] is None or order["state"] not in ("accepted", "canceling"):
+        return False  # its own fate must be known first
+    if order["state"] == "accepted":
+        desk.record(order["order_id"], "canceling", why)
+    crashpoint("cancel.before_request")
+    answer = desk.venue.cancel(order["symbol"], order["venue_order_id"])
+    crashpoint("cancel.after_request")
+    _refused(desk, order, answer, "cancellation")
+    crashpoint("cancel.after_record")
+    return isinstance(answer, (Done, Gone))
+
+
+def amend(desk: Desk, order: Row, quantity: Decimal, stop_price: Decimal | None, why: str) -> bool:
+    """Asks for another size (the whole, what is filled included) and trigger of a resting order; True where the venue
+    confirmed it. Where it cannot, the order is cancelled, and its successor is written when that is known."""
+    if not desk.venue.capabilities.amend:
+        cancel(desk, order, f"{why}; the venue cannot amend")
+        return False
+    if order["venue_order_id"] is None or order["state"] not in ("accepted", "amending"):
+        return False
+    if order["state"] == "accepted":
+        desk.record(order["order_id"], "amending", why, quantity=quantity, stop_price=stop_price)
+    crashpoint("amend.before_request")
+    answer = desk.venue.amend(order["symbol"], order["venue_order_id"], quantity, stop_price)
+    crashpoint("amend.after_request")
+    if isinstance(answer, Done):
+        desk.record(order["order_id"], "accepted", "amended", venue_order_id=order["venue_order_id"],
+                    quantity=quantity, stop_price=stop_price)  # fmt: skip
+        crashpoint("amend.after_record")
+    _refused(desk, order, answer, "amendment")
+    return isinstance(answer, Done)
+
+
+def _refused(desk: Desk, order: Row, answer: Changed, what: str) -> None:
+    """A refusal leaves the order as it was; every other answer that is no confirmation leaves it to be read."""
+    if not isinstance(answer, Rejected):
+        return
+    told = f"{what} refused: {answer.reason}"
+    desk.record(order["order_id"], "accepted", told, venue_order_id=order["venue_order_id"],
+                quantity=order["quantity"], stop_price=order["stop_price"])  # fmt: skip
+    desk.alert("warning", f"{what}-refused-{order['order_id']}", f"{order['symbol']}: {told}")
+    if answer.fatal:
+        raise KeyRefused(answer.reason)

@@ -1,0 +1,35 @@
+"""What only a wallet that trades has and the risk rules ask for, read from its rows: nothing is remembered elsewhere,
+so a restart forgets nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import numpy as np
+
+from policy.risk.context import PortfolioState
+from shared.db import Database, load_queries
+from shared.money import to_float
+from shared.rows import Instrument
+
+
+def read_portfolio_state(
+    database: Database, wallet_id: int, instruments: Sequence[Instrument], at: datetime
+) -> PortfolioState:
+    """Of these instruments [N] at ``at``, which is now: open orders count as they are."""
+    queries = load_queries("risk")
+    reserved = database.fetch_one(queries["reserved_cash"], {"wallet_id": wallet_id})
+    assert reserved is not None
+    rows = {row["instrument_id"]: row for row in database.fetch(queries["traded_instruments"], {
+        "wallet_id": wallet_id, "at": at,
+    })}  # fmt: skip
+    found = [rows.get(instrument.id) for instrument in instruments]
+    return PortfolioState(
+        reserved=to_float(reserved["reserved"]),
+        stopped_out=np.array([row is not None and row["stopped_out"] for row in found], dtype=np.bool_),
+        since_fill_s=np.array([(at - row["last_fill"]).total_seconds() if row else np.inf for row in found]),
+        age_s=np.array(
+            [(at - row["held_since"]).total_seconds() if row and row["held_since"] else 0.0 for row in found]
+        ),
+    )

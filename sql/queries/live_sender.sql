@@ -1,0 +1,195 @@
+-- Queries of the sender about live wallets: what it knows of an account, and what it writes down. All of them run as
+-- sextant_sender.
+
+-- name: live_wallets
+-- Live wallets that have limits, each with its last resume and whether its account was imported.
+SELECT w.id, w.name, w.venue, w.quote, l.symbols, s.connected_at,
+       (SELECT max(issued_at) FROM commands c
+        WHERE c.wallet_id = w.id AND c.command = 'resume' AND c.issued_at <= %(now)s) AS resumed_at
+FROM wallets w JOIN limits l ON l.wallet_id = w.id LEFT JOIN sender_sessions s ON s.wallet_id = w.id
+WHERE w.mode = 'live' AND w.recorded_at <= %(now)s ORDER BY w.id
+
+-- name: listen
+-- From now on this connection is told of new intents and commands.
+LISTEN intents; LISTEN commands
+
+-- name: lock_wallet
+-- One sender a wallet, for as long as this connection lives.
+SELECT pg_try_advisory_lock(hashtext('sextant-sender'), %(wallet_id)s) AS locked
+
+-- name: unlock_wallet
+-- Leaves the wallet to the next sender.
+SELECT pg_advisory_unlock(hashtext('sextant-sender'), %(wallet_id)s)
+
+-- name: begin_epoch
+-- Takes over: from now on no other sender's approvals and nonces count.
+SELECT begin_epoch(%(wallet_id)s, %(holder)s, %(at)s) AS epoch
+
+-- name: take_nonce
+-- The next nonce; NULL where another sender has taken over.
+SELECT take_nonce(%(wallet_id)s, %(epoch)s, %(at)s) AS nonce
+
+-- name: connected
+-- The account's history was imported.
+UPDATE sender_sessions SET connected_at = %(at)s WHERE wallet_id = %(wallet_id)s AND connected_at IS NULL
+
+-- name: mandate
+-- What the operator's commands let the wallet do, and the newest that asks for its positions to be sold.
+SELECT mandate_of(%(wallet_id)s, %(at)s) AS mandate,
+       (SELECT max(id) FROM commands WHERE command = 'flatten' AND issued_at <= %(at)s
+        AND (wallet_id = %(wallet_id)s OR wallet_id IS NULL)) AS flatten_id
+
+-- name: open_orders
+-- Orders of the wallet that may still trade, oldest first, each with when it was sent.
+SELECT r.*, i.symbol, (SELECT min(e.at) FROM order_events e WHERE e.order_id = r.order_id AND e.event = 'sending') AS sent_at
+FROM open_risk r JOIN instruments i ON i.id = r.instrument_id
+WHERE r.wallet_id = %(wallet_id)s AND r.mode = 'live' ORDER BY r.recorded_at, r.order_id
+
+-- name: order_of_client_id
+-- An order of ours by the id that the venue was given.
+SELECT o.id AS order_id, o.instrument_id, o.side, i.symbol, o.quantity,
+       coalesce((SELECT event FROM order_events e WHERE e.order_id = o.id ORDER BY id DESC LIMIT 1), 'intended') AS state
+FROM orders o JOIN instruments i ON i.id = o.instrument_id
+WHERE o.id = %(order_id)s AND o.wallet_id = %(wallet_id)s
+
+-- name: order_of_venue_id
+-- An order of ours by the id that the venue gave it.
+SELECT o.id AS order_id, o.instrument_id, o.side, i.symbol, o.quantity,
+       (SELECT event FROM order_events x WHERE x.order_id = o.id ORDER BY id DESC LIMIT 1) AS state
+FROM order_events e JOIN orders o ON o.id = e.order_id JOIN instruments i ON i.id = o.instrument_id
+WHERE e.venue_order_id = %(venue_order_id)s AND o.wallet_id = %(wallet_id)s LIMIT 1
+
+-- name: insert_event
+-- What was done about an order, or what the venue said.
+INSERT INTO order_events (order_id, event, detail, venue_order_id, quantity, stop_price, at, recorded_at)
+VALUES (%(order_id)s, %(event)s, %(detail)s, %(venue_order_id)s, %(quantity)s, %(stop_price)s, %(at)s, %(recorded_at)s)
+
+-- name: insert_lookup
+-- The venue was asked about an order, and answered.
+INSERT INTO order_lookups (order_id, found, recorded_at) VALUES (%(order_id)s, %(found)s, %(at)s)
+
+-- name: misses
+-- How often and since when a venue that answered did not have an order.
+SELECT count(*) AS misses, min(recorded_at) AS first, max(recorded_at) AS last FROM order_lookups
+WHERE order_id = %(order_id)s AND NOT found AND recorded_at >= %(since)s
+
+-- name: newest_fill
+-- The time of the last trade of the account that is known here.
+SELECT greatest((SELECT max(filled_at) FROM fills WHERE wallet_id = %(wallet_id)s),
+                (SELECT max(filled_at) FROM external_fills WHERE wallet_id = %(wallet_id)s)) AS at
+
+-- name: insert_fill
+-- What was exchanged; the same trade told twice is one row.
+INSERT INTO fills (wallet_id, venue_trade_id, order_id, side, quantity, price, cost, fee, fee_asset, filled_at,
+                   recorded_at)
+VALUES (%(wallet_id)s, %(venue_trade_id)s, %(order_id)s, %(side)s, %(quantity)s, %(price)s, %(cost)s, %(fee)s,
+        %(fee_asset)s, %(filled_at)s, %(recorded_at)s)
+ON CONFLICT (wallet_id, venue_trade_id) DO NOTHING
+
+-- name: insert_external_fill
+-- A trade on the account that no order of ours made.
+INSERT INTO external_fills (wallet_id, venue_trade_id, venue_order_id, client_order_id, symbol, side, quantity, price,
+                            cost, fee, fee_asset, filled_at, recorded_at)
+VALUES (%(wallet_id)s, %(venue_trade_id)s, %(venue_order_id)s, %(client_order_id)s, %(symbol)s, %(side)s, %(quantity)s,
+        %(price)s, %(cost)s, %(fee)s, %(fee_asset)s, %(filled_at)s, %(recorded_at)s)
+ON CONFLICT (wallet_id, venue_trade_id) DO NOTHING
+
+-- name: known_fill
+-- What is known here of a trade of the account, whoever made it.
+SELECT side, quantity, price, cost, fee, fee_asset FROM fills
+WHERE wallet_id = %(wallet_id)s AND venue_trade_id = %(venue_trade_id)s
+UNION ALL
+SELECT side, quantity, price, cost, fee, fee_asset FROM external_fills
+WHERE wallet_id = %(wallet_id)s AND venue_trade_id = %(venue_trade_id)s
+
+-- name: filled_of
+-- How much of an order is filled as known here.
+SELECT coalesce(sum(quantity), 0) AS filled FROM fills WHERE order_id = %(order_id)s
+
+-- name: newest_flow
+-- The time of the account's last movement, other than by trading, that is known here.
+SELECT max(at) AS at FROM cash_flows WHERE wallet_id = %(wallet_id)s AND kind NOT IN ('adoption', 'found', 'opening')
+
+-- name: insert_flow
+-- Money that came or went; the same movement told twice is one row.
+INSERT INTO cash_flows (wallet_id, asset, amount, kind, managed, value, reference, at, recorded_at)
+VALUES (%(wallet_id)s, %(asset)s, %(amount)s, %(kind)s, %(managed)s, %(value)s, %(reference)s, %(at)s, %(recorded_at)s)
+ON CONFLICT (wallet_id, reference) DO NOTHING
+
+-- name: unmanaged
+-- What lies on the account and is not ours to trade, by asset.
+SELECT asset, amount FROM unmanaged WHERE wallet_id = %(wallet_id)s
+
+-- name: cash
+-- The wallet's own cash.
+SELECT amount FROM cash WHERE wallet_id = %(wallet_id)s
+
+-- name: holdings
+-- What the wallet itself holds, by instrument, with what its venue demands of orders and the newest close.
+SELECT i.id AS instrument_id, i.symbol, p.quantity, i.tick_size, i.lot_size, i.min_notional, i.min_quantity, i.status,
+       m.close
+FROM positions p JOIN instruments i ON i.id = p.instrument_id
+LEFT JOIN LATERAL (SELECT close FROM market_data d WHERE d.instrument_id = i.id AND d.timeframe_s = i.base_timeframe_s
+                   AND d.as_of <= %(now)s ORDER BY d.as_of DESC LIMIT 1) m ON true
+WHERE p.wallet_id = %(wallet_id)s AND p.quantity > 0 ORDER BY i.id
+
+-- name: intents
+-- Orders of a live wallet that nothing was said about yet and whose time has come: exits first, then oldest first.
+SELECT o.id AS order_id, o.instrument_id, i.symbol, i.lot_size, o.side, o.purpose, o.type, o.time_in_force, o.post_only,
+       o.quantity, o.limit_price, o.stop_price, o.trail, o.deadline
+FROM orders o JOIN instruments i ON i.id = o.instrument_id
+WHERE o.wallet_id = %(wallet_id)s AND o.mode = 'live' AND o.state = 'intended' AND o.not_before <= %(now)s
+  AND NOT EXISTS (SELECT FROM order_events e WHERE e.order_id = o.id)
+ORDER BY o.side DESC, o.recorded_at, o.id
+
+-- name: approve
+-- The database's own verdict; NULL = may be sent, once.
+SELECT approve(%(id)s, %(at)s, %(epoch)s) AS refusal
+
+-- name: installation
+-- The identity under which order ids are derived.
+SELECT id FROM installation
+
+-- name: count_orders_like
+-- How many orders the sender wrote of one purpose for an instrument: the next one's number.
+SELECT count(*) AS number FROM orders
+WHERE wallet_id = %(wallet_id)s AND instrument_id = %(instrument_id)s AND purpose = %(purpose)s
+
+-- name: insert_order
+-- What the sender itself intends: to protect a position, or to end it.
+INSERT INTO orders (id, wallet_id, mode, instrument_id, purpose, side, type, time_in_force, quantity, reference_price,
+                    volatility, limit_price, stop_price, trail, sibling_id, because, not_before, deadline, recorded_at)
+VALUES (%(id)s, %(wallet_id)s, 'live', %(instrument_id)s, %(purpose)s, 'sell', %(type)s, %(time_in_force)s,
+        %(quantity)s, %(reference_price)s, 0, %(limit_price)s, %(stop_price)s, %(trail)s, %(sibling_id)s, %(because)s,
+        %(at)s, %(deadline)s, %(at)s)
+ON CONFLICT (id) DO NOTHING
+
+-- name: newest_reconciliation
+-- When ledger and account were compared last.
+SELECT recorded_at, matched, unmatched, findings FROM reconciliations WHERE wallet_id = %(wallet_id)s
+ORDER BY id DESC LIMIT 1
+
+-- name: insert_reconciliation
+-- What ledger and account say of each other.
+INSERT INTO reconciliations (wallet_id, matched, unmatched, findings, lasting, recorded_at)
+VALUES (%(wallet_id)s, %(matched)s, %(unmatched)s, %(findings)s, %(lasting)s, %(at)s)
+
+-- name: newest_key_check
+-- When the key's rights were looked at last.
+SELECT recorded_at FROM key_checks WHERE wallet_id = %(wallet_id)s ORDER BY id DESC LIMIT 1
+
+-- name: insert_key_check
+-- What the venue says that the key may do.
+INSERT INTO key_checks (wallet_id, trade, withdraw, ip_restricted, nonce_window, recorded_at)
+VALUES (%(wallet_id)s, %(trade)s, %(withdraw)s, %(ip_restricted)s, %(nonce_window)s, %(at)s)
+
+-- name: ended_orders
+-- Orders of the wallet that were sent and ended lately, with what is filled of them as known here.
+SELECT o.id AS order_id, e.event, e.venue_order_id, i.symbol,
+       (SELECT coalesce(sum(quantity), 0) FROM fills f WHERE f.order_id = o.id) AS filled
+FROM orders o JOIN instruments i ON i.id = o.instrument_id
+JOIN LATERAL (SELECT event, venue_order_id, recorded_at FROM order_events x WHERE x.order_id = o.id
+              ORDER BY id DESC LIMIT 1) e ON e.event IN ('filled', 'canceled', 'expired', 'rejected')
+WHERE o.wallet_id = %(wallet_id)s AND o.mode = 'live' AND e.recorded_at >= %(since)s
+  AND EXISTS (SELECT FROM order_events x WHERE x.order_id = o.id AND x.event = 'sending')
+ORDER BY o.recorded_at, o.id

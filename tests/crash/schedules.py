@@ -1,0 +1,190 @@
+"""One schedule: intents, commands, trouble at the venue, and a death of the sender somewhere; then all heals, and
+everything must be true. A pure function of its seed and of what earlier schedules left on the account.
+
+Three ways to die: the process ends at a named point (an exception that nothing catches, and what was not committed is
+gone); its database connections are cut there, and it goes on with new ones; it is stopped there, a second sender takes
+over, and then it wakes up and goes on where it was.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal, get_args
+
+from policy.execution import crashpoints
+from tests.crash.second_sender import other_sender
+from tests.policy.engine_venue import ACCOUNT, NS, EngineVenue, Trouble
+from tests.policy.live_world import SYMBOLS, LiveWorld, check
+
+Death = Literal["none", "killed", "disconnected", "paused"]
+HEAL_S, HEAL_RUNS = 20.0, 12  # virtual seconds between runs, and how many it may take until all is known
+LATEST_NS = 6 * NS  # an unheard request may take effect that long after it was sent
+STOPS = ("pause", "kill", "flatten", "halt")
+
+
+class Killed(BaseException):
+    """The process ends here: no except clause of the program may catch it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one schedule does."""
+
+    seed: int
+    death: Death
+    point: str
+    nth: int  # passing of that point
+    troubles: dict[tuple[str, int], Trouble]
+    intents: tuple[tuple[str, str, Decimal], ...]  # side, symbol, quantity
+    stop: str | None
+    cash: Decimal
+
+
+def plan(seed: int) -> Plan:
+    draw = random.Random(seed)
+    kinds = (
+        "place",
+        "place",
+        "cancel",
+        "amend",
+        "amend",
+        "open_orders",
+        "closed_orders",
+        "fills",
+        "balances",
+        "ledger",
+    )
+    troubles: dict[tuple[str, int], Trouble] = {}
+    for _ in range(draw.choice((0, 0, 1, 1, 2, 4))):
+        troubles[draw.choice(kinds), draw.randint(1, 3)] = draw.choice(get_args(Trouble)[1:])
+    intents = tuple(
+        (draw.choice(("buy", "buy", "sell")), draw.choice(SYMBOLS), Decimal(draw.randint(1, 400)) / 1000)
+        for _ in range(draw.choice((0, 1, 1, 2, 2, 3)))
+    )
+    return Plan(
+        seed=seed,
+        death=draw.choice(("none", "killed", "killed", "killed", "disconnected", "disconnected", "paused", "paused")),
+        point=draw.choice([point for point in crashpoints.POINTS if "import" not in point]),
+        nth=draw.choice((1, 1, 1, 2, 2, 3)),
+        troubles=troubles,
+        intents=intents,
+        stop=draw.choice((None,) * 12 + STOPS),
+        cash=Decimal(draw.choice((0, 0, 0, 0, 0, 500, -500, 1))),
+    )
+
+
+def run(world: LiveWorld, planned: Plan, seen: Counter[str]) -> None:
+    """One schedule on ``world``; AssertionError says what is not true. ``seen`` counts what happened."""
+    if planned.cash > 0:
+        world.engine.accounts.deposit(ACCOUNT, "USD", planned.cash)
+    elif planned.cash < 0:
+        world.engine.accounts.withdraw(ACCOUNT, "USD", -planned.cash)
+    for side, symbol, quantity in planned.intents:
+        world.intend(side, str(quantity), symbol, lifetime_s=120.0)
+    world.prepare = _troubled(planned)
+    halted_ns = None
+    if planned.stop is not None:
+        world.command(planned.stop)
+        halted_ns = world.engine.now_ns()
+        seen[planned.stop] += 1
+    passed = _die(world, planned, seen)
+    crashpoints.hook = None
+    check(world, settled=False)
+    world.prepare = lambda _venue: None
+    _heal(world, planned, halted_ns, seen)
+    seen["schedules"] += 1
+    seen["points"] += passed
+
+
+def _troubled(planned: Plan) -> Callable[[EngineVenue], None]:
+    def prepare(venue: EngineVenue) -> None:
+        venue.trouble = lambda kind, nth: planned.troubles.get((kind, nth), "none")
+
+    return prepare
+
+
+def _die(world: LiveWorld, planned: Plan, seen: Counter[str]) -> int:
+    """Runs the sender until its death, or to its end where that never comes; how many points it passed."""
+    passed: Counter[str] = Counter()
+
+    def hook(name: str) -> None:
+        passed[name] += 1
+        if planned.death == "none" or name != planned.point or passed[name] != planned.nth:
+            return
+        seen[f"{planned.death} at {name}"] += 1
+        seen[planned.death] += 1
+        if planned.death == "killed":
+            raise Killed
+        _cut_connections(world)
+        if planned.death == "paused":
+            crashpoints.hook = None
+            world.pass_time(3.0)
+            with other_sender(world) as second:
+                second()
+
+    crashpoints.hook = hook
+    try:
+        world.send()
+    except Killed:
+        world.database_for("sender").close()
+    except Exception as error:  # a run may fail loudly; it must not leave anything untrue behind
+        seen[f"ended: {type(error).__name__}"] += 1
+    return passed.total()
+
+
+def _cut_connections(world: LiveWorld) -> None:
+    world.database_for("owner").execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'sextant_sender'"
+        " AND datname = current_database()"
+    )
+
+
+def _heal(world: LiveWorld, planned: Plan, halted_ns: int | None, seen: Counter[str]) -> None:
+    """No more trouble: within bounded time all is known, and what was forbidden did not happen."""
+    _run_until_known(world, seen, protected=halted_ns is None)
+    if halted_ns is not None:
+        _check_stopped(world, planned, halted_ns)
+        world.command("resume")
+        _run_until_known(world, seen, protected=True)
+    check(world)
+
+
+def _run_until_known(world: LiveWorld, seen: Counter[str], *, protected: bool) -> None:
+    for number in range(1, HEAL_RUNS + 1):
+        world.pass_time(HEAL_S)
+        result = world.send().result
+        world.settle()
+        missing = _unprotected(world) if protected else ""
+        if number > 1 and not _open_questions(world) and not result.get("failures") and not missing:
+            seen[f"all known after {number} runs"] += 1
+            return
+    raise AssertionError(f"not known after {HEAL_RUNS} runs: {world.working()}, {result}; {missing}")
+
+
+def _open_questions(world: LiveWorld) -> list[dict[str, Any]]:
+    pending = ("sending", "unknown", "canceling", "amending")
+    return [o for o in world.working() if o["state"] in pending or (o["type"] == "market" and o["rest"] > 0)]
+
+
+def _check_stopped(world: LiveWorld, planned: Plan, since_ns: int) -> None:
+    """After a stop no entry, after a halt nothing at all, but for what had been sent before."""
+    later = [o for o in world.venue_orders() if o.opened_ns > since_ns + LATEST_NS]
+    assert not [o for o in later if o.side == "buy"], f"an entry after {planned.stop}"
+    if planned.stop == "halt":
+        assert not later, "something was sent after a halt"
+    if planned.stop == "flatten":
+        for symbol in SYMBOLS:
+            assert world.position(symbol) == 0, f"{symbol} is still held after a flatten"
+
+
+def _unprotected(world: LiveWorld) -> str:
+    """Each position has its stop, and stops never sell more than is held; what is not so."""
+    for symbol in SYMBOLS:
+        resting = sum((o.quantity - o.filled for o in world.stops(symbol)), Decimal(0))
+        if resting != world.position(symbol):
+            return f"{symbol}: {world.position(symbol)} held, {resting} protected"
+    return ""
