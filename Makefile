@@ -21,7 +21,8 @@ SPAN = $(call opt,AT,at) $(call opt,FROM,from) $(call opt,TO,to)
         train-encoder features eval-encoder export-embeddings encoder-upgrade check-encoder retrain analogs \
         train-policy run-trader run-sender backtest evaluate canaries planted promote wallet wallets limits \
         wallet-adopt wallet-deposit wallet-withdraw pause kill halt resume go-live reconcile alert-test notify backup \
-        restore data-clean refresh-rules schedule cron-print status \
+        restore data-clean refresh-rules explain slippage-report run-trader-loop run-sender-loop crash-test soak \
+        test-long mutate drill schedule cron-print status \
         venv-meta venv-encoder venv-policy venv-sender install-meta install-encoder \
         install-policy install-sender
 
@@ -125,8 +126,14 @@ train-policy: $(RUN)  ## train the policy, pathwise then PPO: [FROM=] [TO=] [STE
 run-trader: $(RUN)  ## settle, decide, write intents: [AT=]
 	@$(PY) -m policy.run_trader $(SPAN)
 
-run-sender: $(RUN)  ## carry approved intents to the venue: [AT=]
-	@$(PY) -m policy.execution.sender $(SPAN)
+run-trader-loop: $(RUN)  ## the trader, woken by candles and embeddings; ends by SIGTERM
+	@$(PY) -m policy.run_trader_loop
+
+run-sender-loop: $(RUN)  ## the sender, woken by intents and executions; ends by SIGTERM
+	@$(PY) -m policy.execution.sender_loop
+
+run-sender: $(RUN)  ## carry approved intents to the venue: [AT=] [DRY_RUN=1: live wallets, everything but the send]
+	@$(PY) -m policy.execution.sender $(SPAN) $(if $(DRY_RUN),--dry-run)
 
 backtest: $(RUN)  ## the trader over the past: [FROM=] [TO=] [STRATEGY=] [CONFIG=recorded|rules|static] [LIMITS=operator|off] …
 	@$(PY) -m policy.backtest $(SPAN) $(call opt,CAPITAL,capital) $(call opt,LIMITS,limits) $(call opt,WALLET,wallet) \
@@ -144,6 +151,13 @@ canaries: $(RUN)  ## proofs before profits: does the training code learn what is
 # ── the operator ────────────────────────────────────────────────────────────────────────────────────────
 status: $(RUN)  ## equity, positions, jobs, data age, and what blocks trading
 	@$(PY) -m pipeline.status
+
+explain: $(RUN)  ## why did it buy, why not? DECISION=id, or SYMBOL= [WALLET=] [AT=] [PROMPT=1] [JSON=1]
+	@$(PY) -m pipeline.explain $(call opt,DECISION,decision) $(call opt,SYMBOL,symbol) $(call opt,WALLET,wallet) \
+	  $(call opt,AT,at) $(if $(PROMPT),--prompt) $(if $(JSON),--json)
+
+slippage-report: $(RUN)  ## fills beside the kernel's prediction: [WALLET=] [FROM=] [TO=]
+	@$(PY) -m pipeline.slippage_report $(call opt,WALLET,wallet) $(call opt,FROM,from) $(call opt,TO,to)
 
 refresh-rules: $(RUN)  ## ask the venue for today's tick, lot, minimums and status: [VENUE=]
 	@$(PY) -m candles.refresh_rules $(call opt,VENUE,venue)
@@ -180,6 +194,9 @@ pause kill halt resume:
 
 go-live: $(RUN)  ## the checklist of trading live: LIVE_CONFIRM=… make go-live WALLET=… [DRY_RUN=1] [REASON="…"]
 	@$(PY) -m pipeline.go_live $(WALLET) $(if $(DRY_RUN),--dry-run) $(if $(REASON),--reason "$(REASON)")
+
+drill: $(VENV)/.dev  ## rehearse pause, kill, flatten, halt and resume on the emulator: [WALLET=]
+	@$(PY) -m pipeline.drill $(WALLET)
 
 reconcile: $(RUN)  ## compare every live wallet's ledger with its account; exits 1 where they differ
 	@$(PY) -m policy.execution.run_reconcile
@@ -264,6 +281,15 @@ check: $(VENV)/.dev  ## ruff, mypy --strict, the import contract, file and funct
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 	@$(PY) tests/check_sizes.py
+
+crash-test: $(VENV)/.dev  ## kill the real sender at every point and at random instants: [N=1000] [SEED=]
+	@$(PY) -m pipeline.crash --kills $(or $(N),1000) $(call opt,SEED,seed)
+
+soak: $(VENV)/.dev  ## thirty simulated days with faults, every job in one process: [DAYS=30] [SEED=7]
+	@$(PY) -m pipeline.soak $(call opt,DAYS,days) $(call opt,SEED,seed)
+
+mutate: $(VENV)/.dev  ## break each line of the risk rules: does a test fail?
+	@$(PY) -m tests.mutate
 
 planted: $(VENV)/.dev  ## deliberate mistakes, each patched into a copy: does the suite catch every one? [NAME="…"] [JOBS=2]
 	@$(PY) -m tests.planted $(call opt,NAME,name) $(call opt,JOBS,jobs)

@@ -72,6 +72,8 @@ def write_embeddings(
             recorded_at,
         )
         copy_in(database, load_queries("encoder")["copy_embeddings"], data)
+        if new.any():
+            database.fetch(load_queries("encoder")["announce_embeddings"], {"model_id": model.id})
     return int(np.count_nonzero(new))
 
 

@@ -6,14 +6,17 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 from psycopg.types.json import Json
 
 from policy.decision_path import Decision
+from policy.execution.collar import collar
 from policy.observation import View
 from policy.policy_model import PolicyModel
+from policy.risk.context import Clamp
 from policy.risk.emergency import Stop
 from policy.strategies import BASELINE
 from shared.alerts import raise_alert
@@ -43,30 +46,40 @@ def write_decision(
     decision: Decision,
     policy: PolicyModel | None,
     timing: Timing,
-    units: float = 1.0,
+    units: float,
+    max_slippage: float | None,
 ) -> tuple[int, int]:
-    """Writes (decisions, orders), all or nothing, and each clamp beside. An instrument without a price has neither."""
+    """Writes (decisions, orders), all or nothing, and each clamp beside. An instrument without a price has neither.
+    ``max_slippage``: a live wallet's orders are filled no further beyond the close, as a fraction; paper has none."""
     queries, priced = load_queries("policy"), np.flatnonzero(np.isfinite(view.market.prices)).tolist()
-    orders = 0
     with database.transaction():
         installation = database.fetch_one(queries["installation"])
         assert installation is not None
-        for n in priced:
-            row = _decision_row(n, wallet, instruments[n], view, decision, policy, timing) | {"units": units}
-            written = database.fetch_one(queries["insert_decision"], row)
-            assert written is not None
-            event = {
-                "wallet_id": wallet["id"], "instrument_id": instruments[n].id, "decision_id": written["id"],
-                "kind": "clamp", "as_of": timing.as_of, "recorded_at": timing.now,
-            }  # fmt: skip
-            database.execute_many(queries["insert_risk_event"], [event | asdict(clamp) for clamp in decision.clamps[n]])
+        decided = [_decision_row(n, wallet, instruments[n], view, decision, policy, timing) for n in priced]
+        ids = database.fetch_many(queries["insert_decision"], [row | {"units": units} for row in decided])
+        events: list[Row] = []
+        orders: list[Row] = []
+        for n, decision_id in zip(priced, ids, strict=True):
+            events += [_clamp_row(clamp, wallet, instruments[n], decision_id, timing) for clamp in decision.clamps[n]]
             if decision.plan.quantity[n] != 0.0:
-                order = _order_row(n, wallet, instruments[n], view, decision, timing)
-                order |= {"id": uuid.uuid5(installation["id"], order.pop("key")), "decision_id": written["id"]}
-                orders += database.execute(queries["insert_order"], order)
+                order = _order_row(n, wallet, instruments[n], view, decision, timing, max_slippage)
+                order |= {"id": uuid.uuid5(installation["id"], order.pop("key")), "decision_id": decision_id}
+                orders.append(order)
+        database.execute_many(queries["insert_risk_event"], events)
+        database.execute_many(queries["insert_order"], orders)
         if orders:
             database.fetch(queries["notify_intents"], {"wallet": wallet["name"]})
-    return len(priced), orders
+    return len(priced), len(orders)
+
+
+def _clamp_row(
+    clamp: Clamp, wallet: Mapping[str, Any], instrument: Instrument, decision_id: int, timing: Timing
+) -> Row:
+    told: Row = {
+        "wallet_id": wallet["id"], "instrument_id": instrument.id, "decision_id": decision_id, "kind": "clamp",
+        "as_of": timing.as_of, "recorded_at": timing.now,
+    }  # fmt: skip
+    return told | asdict(clamp)
 
 
 def write_stop(database: Database, wallet: Mapping[str, Any], stop: Stop, timing: Timing) -> None:
@@ -132,20 +145,39 @@ def _what_the_model_said(n: int, view: View, decision: Decision, policy: PolicyM
 
 
 def _order_row(
-    n: int, wallet: Mapping[str, Any], instrument: Instrument, view: View, decision: Decision, timing: Timing
+    n: int,
+    wallet: Mapping[str, Any],
+    instrument: Instrument,
+    view: View,
+    decision: Decision,
+    timing: Timing,
+    max_slippage: float | None,
 ) -> Row:
     """``key``: what its id follows from, so that the same decision made again is the same order."""
-    quantity = float(decision.plan.quantity[n])
+    quantity, close = float(decision.plan.quantity[n]), float(view.market.prices[n])
+    side = "buy" if quantity > 0 else "sell"
     return {
         "key": f"{wallet['id']}:{instrument.id}:{timing.as_of.isoformat()}:{SOURCE}",
         "wallet_id": wallet["id"],
         "mode": wallet["mode"],
         "instrument_id": instrument.id,
-        "side": "buy" if quantity > 0 else "sell",
+        "side": side,
         "quantity": to_money(abs(quantity)),
-        "reference_price": float(view.market.prices[n]),
+        "reference_price": close,
         "volatility": float(view.market.volatility[n]),
         "not_before": timing.not_before,
         "deadline": timing.deadline,
         "recorded_at": timing.now,
-    }
+        **dict.fromkeys(("bracket_stop", "bracket_target", "bracket_trail")),  # no strategy here names one
+    } | order_terms(wallet, side, close, instrument.tick_size, max_slippage)
+
+
+def order_terms(wallet: Mapping[str, Any], side: str, close: float, tick: Decimal, max_slippage: float | None) -> Row:
+    """Paper fills at the market, as the simulation does. Live takes what the book gives at once within the collar, and
+    the rest of the order is gone: the next decision is about what is held then."""
+    if wallet["mode"] == "paper":
+        return {"type": "market", "time_in_force": "gtc", "limit_price": None}
+    if max_slippage is None:
+        raise ValueError(f"an order of live wallet {wallet['name']} needs its price collar: settings.execution says it")
+    limit = collar(side, close, max_slippage, tick)
+    return {"type": "limit", "time_in_force": "ioc", "limit_price": limit}

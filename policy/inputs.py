@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.candle_cache import newest_windows
 from policy.decision_kernel import MARKET_SIZE
 from policy.observation import EMBEDDING_SIZE, HORIZONS_S, Market, market_block
 from policy.risk.context import OperatorLimits
@@ -54,15 +55,17 @@ class Inputs:
         start, end = to_unix(first), to_unix(last)
         since = start - signal_window(timeframe_s) * timeframe_s
         first_close, last_close = -(-start // timeframe_s) * timeframe_s, end // timeframe_s * timeframe_s
-        self._closes = [
-            ClosesOnGrid(read_candles(database, i.id, timeframe_s, since, end), timeframe_s, first_close, last_close)
-            for i in instruments
-        ]
+        ids = [i.id for i in instruments]
+        series = (
+            newest_windows(database, ids, timeframe_s, since, end)
+            if first == last
+            else [read_candles(database, id_, timeframe_s, since, end) for id_ in ids]
+        )
+        self._closes = [ClosesOnGrid(candles, timeframe_s, first_close, last_close) for candles in series]
         served = self._closes[0].row(first_close)
         self._history = CloseHistory(
             np.stack([closes.closes for closes in self._closes], axis=1), DAY_S // timeframe_s, served
         )
-        ids = [i.id for i in instruments]
         self._embeddings = (
             {}
             if encoder_id is None

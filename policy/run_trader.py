@@ -25,7 +25,7 @@ from policy.inputs import DEFAULT_SOURCE, NO_CANDLES, Inputs
 from policy.observation import Book, Market, View, steering_of
 from policy.policy_model import PolicyModel, usable_policy
 from policy.portfolio_state import read_portfolio_state
-from policy.risk.context import OperatorLimits
+from policy.risk.context import OperatorLimits, parameters_of
 from policy.risk.emergency import triggers
 from policy.strategies import STRATEGIES
 from shared.alerts import Severity, raise_alert
@@ -68,7 +68,14 @@ def _settle(database: Database, wallet: Mapping[str, Any]) -> int:
 
 def operator_limits(settings: Settings) -> OperatorLimits:
     risk = settings.risk
-    return OperatorLimits(risk.max_position, risk.max_exposure, risk.daily_loss_limit, risk.max_drawdown, risk.max_step)
+    return OperatorLimits(
+        max_position=risk.max_position,
+        max_exposure=risk.max_exposure,
+        daily_loss_limit=risk.daily_loss_limit,
+        max_drawdown=risk.max_drawdown,
+        max_step=risk.max_step,
+        rules=parameters_of(risk),
+    )
 
 
 def trading_rules(
@@ -135,7 +142,8 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
     stops = triggers(risk_context(view, circumstances, decision.residual), operator)
     timing = Timing(as_of, as_of + delay, as_of + delay + timedelta(seconds=step_s), now)
     with database.transaction():
-        counts = write_decision(database, wallet, instruments, view, decision, policy, timing, units)
+        slippage = settings.execution.max_slippage
+        counts = write_decision(database, wallet, instruments, view, decision, policy, timing, units, slippage)
         if wallet["stopped"] is None and wallet["mandate"] == "trade":
             for stop in stops:
                 write_stop(database, wallet, stop, timing)

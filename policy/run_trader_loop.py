@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -29,11 +28,11 @@ from shared.errors import SextantError
 from shared.job import Outcome
 from shared.log import configure_logging
 from shared.schema import open_database
+from shared.service import LISTEN_S, sleep_until_ended, stop_signals
 from shared.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger("sextant.trader_loop")
 PATIENCE_S = 15.0  # beyond the decision's delay: when cron's trader would run
-LISTEN_S = 1.0  # how long one wait lasts: how fast the end, or a row without a notification, is noticed
 COLLECT_S = 0.25  # where nothing is to be decided: the symbols of one close arrive within moments, one tick for all
 RETRY_S, RETRY_MAX_S = 1.0, 60.0  # between attempts to reach a lost database; doubles
 
@@ -159,38 +158,9 @@ def run_loop(
             lost_at = timer.monotonic() if lost_at is None else lost_at
             why = str(error).strip()
             log.error("the database is lost; nothing is decided until it is back", extra={"why": why, "wait_s": wait_s})
-            _sleep(wait_s, ended, timer)
+            sleep_until_ended(wait_s, ended, timer)
             wait_s = min(2 * wait_s, RETRY_MAX_S)
     return ticks
-
-
-def _sleep(seconds: float, ended: Callable[[], bool], timer: Timer) -> None:
-    until = timer.monotonic() + seconds
-    while not ended() and (left := until - timer.monotonic()) > 0.0:
-        timer.sleep(min(left, LISTEN_S))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[str]]:
-    """The names of the stop signals that came; a second one does what it always does. A handler runs in the midst of
-    anything: it takes no lock and logs nothing."""
-    asked: list[str] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number: int, _: object) -> None:
-        asked.append(signal.Signals(number).name)
-        restore()
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield asked
-    finally:
-        restore()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -198,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = load_settings()
         configure_logging(settings.log.level)
-        with _stop_signals() as asked:
+        with stop_signals() as asked:
             ticks = run_loop(open_clock(settings.clock_url), settings, lambda: bool(asked))
     except SettingsError as error:
         print(error, file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Any
 
 from policy.inputs import static_config
 from policy.policy_network import HIDDEN, NOISE, Weights
-from policy.risk.context import NO_LIMITS
+from policy.risk.context import NO_LIMITS, parameters_of
 from policy.simulator import Costs
 from policy.trading_env import Terms
 from policy.training_data import TrainingData
@@ -90,7 +90,12 @@ def plan_of(settings: Settings) -> TrainingPlan:
         pathwise_steps=settings.policy.pathwise_steps,
         ppo_steps=settings.policy.ppo_steps,
         weight_decay=WEIGHT_DECAY,
-        terms=Terms(delays_s=tuple(delays), no_trade_band=execution.no_trade_band, max_step=settings.risk.max_step),
+        terms=Terms(
+            delays_s=tuple(delays),
+            no_trade_band=execution.no_trade_band,
+            max_step=settings.risk.max_step,
+            rules=parameters_of(settings.risk),
+        ),
         costs=Costs(execution.taker_fee_bps, execution.slippage_bps, execution.impact),
     )
 

@@ -83,6 +83,14 @@ class Database:
             cursor.executemany(query, rows)
             return cursor.rowcount
 
+    def fetch_many(self, query: LiteralString, rows: Sequence[Params]) -> list[Any]:
+        """Runs one statement that returns one value for many parameter sets in one round trip; the values, in order."""
+        if not rows:
+            return []
+        with self.connection.cursor() as cursor:
+            cursor.executemany(query, rows, returning=True)
+            return [value for result in cursor.results() for (value,) in result]
+
     def fetch(self, query: LiteralString, params: Params | None = None) -> list[dict[str, Any]]:
         with self.connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(query, params).fetchall()

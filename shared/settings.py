@@ -144,7 +144,6 @@ class ExecutionSettings(Section):
     stale_after_s: int = Field(7200, ge=60)  # inputs older than this: no entries
     order_deadline_s: float = Field(5.0, ge=2, le=60)  # live: later than this after sending, a venue must not take it
     max_slippage: float = Field(0.01, gt=0, le=0.1)  # live: an order's limit, this far beyond the newest close
-    protective_stop: float = Field(0.15, gt=0, lt=1)  # live: below what a position cost, at the venue, always
     reconcile_every_s: int = Field(300, ge=10)  # live: ledger against account
     flatten_slippage: float = Field(0.02, gt=0, le=0.2)  # how far below the newest close a flattening order may sell
 
@@ -157,6 +156,22 @@ class RiskSettings(Section):
     max_step: float = Field(0.25, gt=0, le=1)  # by which a position may grow in one decision
     daily_loss_limit: float = Field(0.05, ge=0.005, le=0.2)
     max_drawdown: float = Field(0.15, ge=0.02, le=0.5)
+    max_leverage: float = Field(1.0, gt=0, lt=2)
+    max_heat: float = Field(0.2, gt=0, le=0.2)  # sum of weight × stop distance
+    stop_distance: float = Field(0.15, gt=0, lt=1)  # below cost: where each live position's stop rests at the venue
+    atr_multiple: float = Field(0.0, ge=0, le=20)  # a stop is at least so many average true ranges away
+    trade_risk: float = Field(1.0, gt=0, le=1)  # loss of one position down to its stop; 1: off
+    kelly_fraction: float = Field(0.25, gt=0, le=1)
+    kelly_win_probability: float = Field(0.0, ge=0, lt=1)  # 0: nobody knows an edge, and it is off
+    kelly_payoff: float = Field(1.0, gt=0, le=100)  # what a winning trade gains ÷ what a losing one loses
+    max_correlated_exposure: float = Field(1.0, gt=0, le=1)  # 1: off
+    correlated_from: float = Field(0.6, ge=0, le=1)
+    max_concentration: float = Field(1.0, gt=0, le=1)  # sum of squared weights; 1: off
+    max_value_at_risk: float = Field(0.1, gt=0, le=1)  # 95 %, daily; 1: off
+    max_cvar: float = Field(0.15, gt=0, le=1)
+    ladder_from: float = Field(1.0, gt=0, le=1)  # share of max_drawdown from which exposure shrinks; 1: off
+    cooldown_s: float = Field(0.0, ge=0)  # after a fill: no entry; 0: off
+    position_timeout_s: float = Field(0.0, ge=0)  # an older position is sold; 0: off
     max_order_notional: float = Field(100_000.0, gt=0, lt=6.7e7)
     max_orders_a_day: int = Field(500, ge=1)
 

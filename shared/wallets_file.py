@@ -129,9 +129,8 @@ class WalletsFile(Section):
         for wallet in self.wallets:
             if wallet.name == name:
                 return wallet
-        raise WalletsFileError(
-            f"config/wallets.json names no wallet {name!r}; it names {', '.join(w.name for w in self.wallets) or 'none'}"
-        )
+        known = ", ".join(w.name for w in self.wallets) or "none"
+        raise WalletsFileError(f"config/wallets.json names no wallet {name!r}; it names {known}")
 
 
 def entry_if_named(name: str) -> WalletEntry | None:

@@ -1085,7 +1085,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
         WHEN w.mode = 'live' AND o.quantity % i.lot_size <> 0
             THEN format('a quantity of %s is not in whole lots of %s', o.quantity, i.lot_size)
         WHEN o.side = 'sell' AND o.quantity > coalesce(p.quantity, 0) THEN 'sells more than is held'
-        WHEN w.mode = 'live' AND o.side = 'sell' AND o.purpose <> 'protect'
+        WHEN w.mode = 'live' AND o.side = 'sell' AND (o.purpose <> 'protect' OR o.type IN ('limit', 'market'))
              AND o.quantity > coalesce(p.quantity, 0) - coalesce(b.selling, 0)
             THEN 'sells more than is held less what other orders sell'
         WHEN o.side = 'sell' THEN NULL
@@ -1144,7 +1144,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     LEFT JOIN LATERAL (
         SELECT coalesce(sum(z.rest) FILTER (WHERE z.side = 'buy' AND z.instrument_id = i.id), 0) AS buying,
                coalesce(sum(z.rest) FILTER (WHERE z.side = 'sell' AND z.instrument_id = i.id
-                                            AND z.purpose <> 'protect'), 0) AS selling,
+                                            AND (z.purpose <> 'protect' OR z.type IN ('limit', 'market'))), 0)
+                   AS selling,
                coalesce(sum(z.rest * greatest(z.reference_price::numeric, z.limit_price))
                         FILTER (WHERE z.side = 'buy'), 0) AS reserved
         FROM open_risk z WHERE z.wallet_id = w.id AND z.order_id <> o.id) b ON true

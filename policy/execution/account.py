@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from policy.execution.brackets import is_stop
 from policy.execution.crashpoints import crashpoint
 from policy.execution.desk import Desk, Row
 from policy.execution.order_states import FINAL, UNDECIDED
@@ -41,15 +42,19 @@ def read_account(desk: Desk) -> None:
     newest = desk.ask_one("newest_fill")
     since_fill = max(connected, newest["at"].timestamp() - OVERLAP_S if newest and newest["at"] else connected)
     ours = desk.ask("open_orders")
-    since = min([since_fill, *(o["sent_at"].timestamp() for o in ours if o["sent_at"])]) - OVERLAP_S
     # An order that ends between the two answers is in the later one; asked the other way round it would be in neither.
-    listed = {order.venue_order_id: order for order in (*desk.venue.open_orders(), *desk.venue.closed_orders(since))}
+    shown = desk.venue.open_orders()
+    still = {str(o["order_id"]) for o in ours} & {order.client_id for order in shown}
+    closed = desk.venue.closed_orders(_earliest(since_fill, [o for o in ours if str(o["order_id"]) not in still]))
+    listed = {order.venue_order_id: order for order in (*shown, *closed)}
     undecided = {(o["symbol"], o["side"]) for o in ours if o["state"] in UNDECIDED and str(o["order_id"]) not in
                  {order.client_id for order in listed.values()}}  # fmt: skip
-    for fill in desk.venue.fills(since_fill):
+    by_client = {order.client_id: order for order in listed.values() if order.client_id}
+    # Of an order that has not ended a trade may be listed late, long after others that came later.
+    awaited = [o for o in ours if _has_more(o, by_client.get(str(o["order_id"])))]
+    for fill in desk.venue.fills(_earliest(since_fill, awaited)):
         if fill.filled_at >= connected:
             _take_fill(desk, fill, listed, undecided)
-    by_client = {order.client_id: order for order in listed.values() if order.client_id}
     for order in ours:
         told = by_client.get(str(order["order_id"])) or listed.get(order["venue_order_id"] or "")
         if told is None:
@@ -59,13 +64,24 @@ def read_account(desk: Desk) -> None:
     _look_for_strangers(desk, listed.values())
 
 
+def _earliest(since: float, orders: Iterable[Row]) -> float:
+    """From when on to ask, so that nothing of these orders is left out."""
+    first: float = min([since, *(order["sent_at"].timestamp() for order in orders)])
+    return first - OVERLAP_S
+
+
+def _has_more(order: Row, told: VenueOrder | None) -> bool:
+    """Whether trades of an order may be there that are not known here."""
+    return order["state"] in UNDECIDED or (told is not None and told.filled > order["filled"])
+
+
 def _take_fill(desk: Desk, fill: VenueFill, listed: Listed, undecided: set[tuple[str, str]]) -> None:
     """Writes one trade down, once; of ours, or external."""
     known = desk.ask_one("known_fill", venue_trade_id=fill.venue_trade_id)
     if known is not None:
         told = {name: getattr(fill, name) for name in known}
-        if told != known:
-            desk.find("fill", f"trade {fill.venue_trade_id} of {fill.symbol}", _in_words(known), _in_words(told))
+        what = f"trade {fill.venue_trade_id} of {fill.symbol}"
+        if told != known and desk.find("fill", what, _in_words(known), _in_words(told)):
             desk.alert("critical", f"fill-conflict-{fill.venue_trade_id}", f"the venue now tells trade "
                        f"{fill.venue_trade_id} otherwise than before; what was recorded stays")  # fmt: skip
         return
@@ -111,6 +127,12 @@ def _follow(desk: Desk, order: Row, told: VenueOrder) -> None:
             desk.record(order["order_id"], "accepted", f"found open at the venue: {told.detail}",
                         venue_order_id=told.venue_order_id, quantity=told.quantity,
                         stop_price=told.stop_price)  # fmt: skip
+        elif _was_changed(order, told):
+            with desk.database.transaction():
+                desk.record(order["order_id"], "amending", "a change that was given up came to the venue late",
+                            quantity=told.quantity, stop_price=told.stop_price)  # fmt: skip
+                desk.record(order["order_id"], "accepted", "as the venue holds it", venue_order_id=told.venue_order_id,
+                            quantity=told.quantity, stop_price=told.stop_price)  # fmt: skip
         return
     filled = _filled(desk, order)
     if filled < told.filled:
@@ -123,11 +145,21 @@ def _follow(desk: Desk, order: Row, told: VenueOrder) -> None:
     end = "filled" if told.filled == told.quantity else told.state
     at = from_unix(told.closed_at) if told.closed_at is not None else None
     desk.record(order["order_id"], end, told.detail, at=at, venue_order_id=told.venue_order_id)
+    if is_stop(order) and order["state"] == "accepted" and end != "filled" and not order["sibling_id"]:
+        desk.alert("critical", f"stop-gone-{order['order_id']}", f"the venue ended the stop of {order['rest']} "
+                   f"{order['symbol']}, unasked ({told.detail}); another takes its place")  # fmt: skip
     if filled > order["quantity"]:
         desk.find("overfill", f"order {order['order_id']}", f"{order['quantity']} ordered", f"{filled} filled")
         desk.alert("critical", f"overfill-{order['order_id']}", f"order {order['order_id']} over {order['quantity']} "
                    f"{order['symbol']} was filled with {filled}")  # fmt: skip
     crashpoint("account.after_end")
+
+
+def _was_changed(order: Row, told: VenueOrder) -> bool:
+    """Whether a resting order is not what was last confirmed: an amendment that nobody heard of took effect after the
+    order was looked at. A trailing stop moves by itself."""
+    moved = order["stop_price"] is not None and told.stop_price is not None and order["stop_price"] != told.stop_price
+    return bool(told.quantity != order["quantity"] or moved)
 
 
 def _filled(desk: Desk, order: Row) -> Decimal:
@@ -187,27 +219,37 @@ def read_flows(desk: Desk) -> None:
 
 def _take_flow(desk: Desk, entry: LedgerEntry) -> None:
     """A payment into a wallet that manages all of its quote is its own; any other is unmanaged. What is withdrawn is
-    taken from what is unmanaged, and only what goes beyond it from the wallet."""
+    taken from what is unmanaged, and only what goes beyond it from the wallet, at its worth then."""
     amount = entry.amount - entry.fee
     if amount == 0:
         return
-    in_quote = entry.asset == desk.wallet["quote"]
-    own = Decimal(0)
+    in_quote, own, value = entry.asset == desk.wallet["quote"], Decimal(0), None
     if in_quote and amount > 0 and desk.manages_all:
         own = amount
-    elif in_quote and amount < 0:
+    elif amount < 0:
         free = next((row["amount"] for row in desk.ask("unmanaged") if row["asset"] == entry.asset), Decimal(0))
         own = min(amount + max(free, Decimal(0)), Decimal(0))
-    row = {"asset": entry.asset, "kind": entry.kind, "value": None, "at": from_unix(entry.at),
-           "recorded_at": desk.now()}  # fmt: skip
+        if own and not in_quote:
+            worth = _worth(desk, entry.asset)
+            own, value = (own, own * worth) if worth is not None else (Decimal(0), None)
+    row = {"asset": entry.asset, "kind": entry.kind, "at": from_unix(entry.at), "recorded_at": desk.now()}
     written = 0
     with desk.database.transaction():
         if amount != own:
-            written += desk.write("insert_flow", **row, amount=amount - own, managed=False, reference=entry.id)
+            rest = {"amount": amount - own, "managed": False, "value": None, "reference": entry.id}
+            written += desk.write("insert_flow", **row, **rest)
         if own and (amount == own or written):  # the split was made when the entry was first told
             reference = entry.id if amount == own else f"{entry.id}:managed"
-            written += desk.write("insert_flow", **row, amount=own, managed=True, reference=reference)
+            part = {"amount": own, "managed": True, "value": value, "reference": reference}
+            written += desk.write("insert_flow", **row, **part)
     if written:
         desk.count("cash_flows")
         whose = "the wallet's own" if own == amount else "unmanaged" if own == 0 else f"{own} of it the wallet's own"
         desk.alert("info", f"cash-flow-{entry.id}", f"{entry.kind} of {amount} {entry.asset} ({whose})")
+
+
+def _worth(desk: Desk, asset: str) -> Decimal | None:
+    """Of one unit of a coin that the wallet holds, in quote, at the newest close; None where it holds none."""
+    symbol = f"{asset}/{desk.wallet['quote']}"
+    closes = [h["close"] for h in desk.ask("holdings", now=desk.now()) if h["symbol"] == symbol]
+    return Decimal(repr(closes[0])) if closes and closes[0] else None

@@ -30,12 +30,16 @@ def take_over(desk: Desk) -> None:
     """The epoch's first signed call, and what the key may do: written down, and refused where it could lose money in
     ways that trading cannot."""
     crashpoint("connect.after_epoch")
+    check_key(desk)
+    crashpoint("connect.after_first_call")
+
+
+def measure_clock(desk: Desk) -> None:
+    """How far the venue's clock is from ours, taken in the middle of its answer's way."""
     started = desk.now()
     theirs = desk.venue.server_time()
     half = (desk.now() - started) / 2
     desk.skew_s = theirs - (started + half).timestamp()
-    check_key(desk)
-    crashpoint("connect.after_first_call")
 
 
 def rights_are_due(desk: Desk) -> bool:

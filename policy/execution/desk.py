@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from psycopg.types.json import Json
+
 from policy.execution.order_states import OrderState
 from policy.execution.venues.protocol import TradingVenue
 from shared.alerts import Severity, raise_alert
 from shared.clock import Clock
 from shared.db import Database, load_queries
 from shared.errors import SextantError
+from shared.kill_file import MANDATES, file_mandate
 from shared.settings import Settings
 
 Row = Mapping[str, Any]
+STRICTNESS = ("trade", *MANDATES)
 LASTING = ("fill", "overfill", "stranger")  # findings that no later look heals: an operator has to judge
 
 
@@ -97,6 +101,13 @@ class Desk:
         """The present moment by the venue's clock, Unix seconds."""
         return self.now().timestamp() + self.skew_s
 
+    def mandate(self) -> str:
+        """What the wallet may do at this moment: the strictest of the operator's commands and the KILL files."""
+        row = self.ask_one("mandate", at=self.now())
+        assert row is not None
+        by_command: str = row["mandate"]
+        return max((by_command, file_mandate(self.home, self.wallet["name"]) or "trade"), key=STRICTNESS.index)
+
     def count(self, what: str, number: int = 1) -> None:
         self.counts[what] = self.counts.get(what, 0) + number
 
@@ -139,11 +150,17 @@ class Desk:
         name = self.wallet["name"]
         raise_alert(self.database, self.now(), severity, f"{key}:{name}", f"wallet {name}: {message}")
 
-    def find(self, kind: str, what: str, ours: object, theirs: object) -> None:
-        """Something that does not agree: the next reconciliation tells it, and entries wait."""
+    def find(self, kind: str, what: str, ours: object, theirs: object) -> bool:
+        """Something that does not agree: the next reconciliation tells it, and entries wait. False for what an operator
+        has looked at: whoever resumes the wallet knows of what lasts and was told by then."""
         found = finding(kind, what, ours, theirs)
+        if kind in LASTING and self.wallet["resumed_at"] is not None:
+            row = self.ask_one("was_judged", resumed_at=self.wallet["resumed_at"], findings=Json([found]))
+            if row is not None and row["judged"]:
+                return False
         if found not in self.findings:
             self.findings.append(found)
+        return True
 
 
 def finding(kind: str, what: str, ours: object, theirs: object) -> dict[str, str]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from datetime import timedelta
 from decimal import ROUND_CEILING, Decimal
 
+from policy.execution.brackets import is_dust, to_step
 from policy.execution.crashpoints import crashpoint
 from policy.execution.desk import Desk
-from policy.execution.protect import is_dust, to_step, write_order
+from policy.execution.protect import write_order
 
 LIFETIME = timedelta(seconds=60)
 

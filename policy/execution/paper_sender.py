@@ -1,4 +1,5 @@
-"""Paper wallets: approved intents are accepted at once and filled at the open of a candle, as the kernel fills them."""
+"""Paper wallets: approved intents are accepted at once and filled at the open of a candle, as the kernel fills them;
+brackets are left inside one (paper_brackets)."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from policy.execution.paper_brackets import PaperBrackets
 from shared.db import Database, load_queries
 from shared.exchanges.paper import fill_market_order
 
@@ -14,10 +16,15 @@ def send_on_paper(database: Database, now: datetime) -> dict[str, int]:
     """First what the market did meanwhile (fills, expiries), then the new intents; how often each event was written."""
     counts = {"filled": 0, "canceled": 0, "expired": 0, "accepted": 0, "rejected": 0}
     queries = load_queries("sender")
+    brackets = PaperBrackets(database, now, _record)
     for order in database.fetch(queries["working_orders"], {"now": now}):
-        outcome = _settle(database, order, now)
+        if order["opened_at"] is not None:
+            counts["filled"] += brackets.leave_before(order["opened_at"])
+        outcome = None if order["id"] in brackets.cancelled else _settle(database, order, now)
         if outcome:
             counts[outcome] += 1
+    counts["filled"] += brackets.leave_before()
+    counts["canceled"] += len(brackets.cancelled)
     for intent in database.fetch(queries["new_intents"]):
         counts[_send(database, intent["id"], now)] += 1
     return counts

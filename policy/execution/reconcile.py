@@ -44,6 +44,9 @@ def reconcile(desk: Desk) -> int:
             break
     for asset, (ours, theirs) in differing.items():
         desk.find("balance", asset, ours, theirs)
+    for row in desk.ask("unmanaged"):
+        if row["amount"] < -TOLERANCE:  # somebody else sold or spent what is the wallet's
+            desk.find("balance", f"unmanaged {row['asset']}", row["amount"], "0 or more")
     matched = len(_ours(desk).keys() | balances.keys()) - len(differing) + _compare_orders(desk)
     findings = [*desk.findings, *desk.key_findings]
     unmatched, lasting = len(findings), any(f["kind"] in LASTING for f in findings)
@@ -101,6 +104,10 @@ def _compare_orders(desk: Desk) -> int:
                       f"{told.state}, {told.filled} filled")  # fmt: skip
         else:
             agreed += 1
+        if order["filled"] > order["ordered"]:
+            desk.find(
+                "overfill", f"order {order['order_id']}", f"{order['ordered']} ordered", f"{order['filled']} filled"
+            )
     for order in desk.ask("open_orders"):
         told = listed.get(order["order_id"])
         agreed += told is not None and told.state == "open" and told.filled == order["filled"]

@@ -1,7 +1,7 @@
 """The three things that are asked of a venue about an order, each written down before and after: send, cancel, amend.
 
 Sending happens once an intent, ever. Cancelling and amending say what shall be, not what shall change: they may be
-asked for again.
+asked for again. Each looks first whether the wallet was halted meanwhile: then nothing is asked, nor written down.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ class KeyRefused(Exception):
 
 
 def send(desk: Desk, intent: Row) -> str:
-    """Offers one intent to approve(), and sends what it lets through; the event that is known afterwards."""
+    """Offers one intent to approve(), and sends what it lets through; the state that is known afterwards."""
     order_id = intent["order_id"]
+    # Counted from before the last look at what forbids it: a sender that falls asleep between the two comes too late.
+    deadline = desk.venue_now() + desk.settings.execution.order_deadline_s
+    mandate = desk.mandate()
+    if mandate == "halt" or (intent["side"] == "buy" and mandate != "trade"):
+        return "intended"
     crashpoint("send.before_approval")
     with desk.database.transaction():
         nonce = desk.session.take_nonce()  # first: it holds the epoch, and a superseded sender goes no further
@@ -29,7 +34,6 @@ def send(desk: Desk, intent: Row) -> str:
         if refusal is not None:
             desk.record(order_id, "rejected", refusal)
             return "rejected"
-        deadline = desk.venue_now() + desk.settings.execution.order_deadline_s
         desk.record(order_id, "sending", f"epoch {desk.session.epoch}, to arrive by {from_unix(deadline):%H:%M:%S.%f}")
     crashpoint("send.before_request")
     placed = desk.venue.place(_new_order(desk, intent, deadline), nonce)
@@ -75,6 +79,8 @@ def cancel(desk: Desk, order: Row, why: str) -> bool:
     any more. How it ended is for read_account to learn."""
     if order["venue_order_id"] is None or order["state"] not in ("accepted", "canceling"):
         return False  # its own fate must be known first
+    if desk.mandate() == "halt":
+        return False
     if order["state"] == "accepted":
         desk.record(order["order_id"], "canceling", why)
     crashpoint("cancel.before_request")
@@ -91,7 +97,7 @@ def amend(desk: Desk, order: Row, quantity: Decimal, stop_price: Decimal | None,
     if not desk.venue.capabilities.amend:
         cancel(desk, order, f"{why}; the venue cannot amend")
         return False
-    if order["venue_order_id"] is None or order["state"] not in ("accepted", "amending"):
+    if order["venue_order_id"] is None or order["state"] not in ("accepted", "amending") or desk.mandate() == "halt":
         return False
     if order["state"] == "accepted":
         desk.record(order["order_id"], "amending", why, quantity=quantity, stop_price=stop_price)

@@ -9,7 +9,7 @@ import sys
 from datetime import datetime
 
 from policy.execution.account import read_account
-from policy.execution.connect import import_account, take_over
+from policy.execution.connect import import_account, measure_clock, take_over
 from policy.execution.desk import Desk, Row, WalletBusy
 from policy.execution.reconcile import reconcile
 from policy.execution.sender import LiveWallets, environment, venue_opener
@@ -44,6 +44,7 @@ def run_once(clock: Clock, database: Database, live: LiveWallets) -> Outcome:
 
 def compare(desk: Desk) -> None:
     """Reads the account and compares; nothing is sent."""
+    measure_clock(desk)
     take_over(desk)
     if desk.wallet["connected_at"] is None:
         import_account(desk)

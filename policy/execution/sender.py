@@ -24,7 +24,7 @@ from shared.alerts import raise_alert
 from shared.clock import Clock
 from shared.db import Database, DatabaseError, load_queries
 from shared.errors import SextantError
-from shared.job import Outcome, UsageError, job, job_parser, run_job_command
+from shared.job import Context, Outcome, UsageError, job, job_parser, run_job_command
 from shared.settings import Settings
 from shared.wallets_file import WalletEntry, load_wallets
 
@@ -103,6 +103,18 @@ class LiveWallets:
         finally:
             desk.session.end()
 
+    def rehearse(self, clock: Clock, database: Database) -> Outcome:
+        """Prints what a pass over each live wallet would do; sends nothing."""
+        from policy.execution.dry_run import dry_pass
+
+        wallets = database.fetch(load_queries("live_sender")["live_wallets"], {"now": clock.now()})
+        for wallet in wallets:
+            try:
+                self.with_desk(clock, database, wallet, dry_pass)
+            except (WalletBusy, CouldNotAsk, SextantError) as error:
+                print(f"{wallet['name']}: {error}")
+        return Outcome("done" if wallets else "nothing", {"rehearsed": len(wallets)})
+
     def venues(self) -> dict[int, TradingVenue]:
         """Of the wallets that are worked for at the moment, by wallet id."""
         return {wallet_id: desk.venue for wallet_id, desk in self._desks.items()}
@@ -154,10 +166,13 @@ def environment() -> Mapping[str, str]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = job_parser("Carry approved orders to the venue; write down what it said.")
+    parser.add_argument("--dry-run", action="store_true", help="live wallets: everything but the send")
 
-    def work(context: Any) -> Outcome:
+    def work(context: Context) -> Outcome:
         crashpoints.arm(context.settings.crash_at)
         live = LiveWallets(context.settings, venue_opener(context.settings, environment()))
+        if context.arguments.dry_run:
+            return live.rehearse(context.clock, context.database)
         try:
             return run_once(context.clock, context.database, live)
         finally:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from policy.decision_kernel import Bools
+from shared.settings import RiskSettings
 from shared.simulation.kernel import Floats, Ints
 
 HEAT_CEILING = 0.2  # no operator may set max_heat higher
-LEVERAGE_CEILING = 2.0  # nor max_leverage as high as this
 VAR_DAYS = 250  # daily returns that value_at_risk looks back on
 VAR_MIN_DAYS = 60  # with fewer it says nothing
 VAR_ONE_IN = 20  # 95 %: one day in so many is worse
@@ -52,6 +52,11 @@ class RiskParameters(NamedTuple):
     ladder_from: float = 1.0  # share of max_drawdown from which exposure shrinks by steps; 1: not before it
     cooldown_s: float = 0.0
     position_timeout_s: float = 0.0
+
+
+def parameters_of(risk: RiskSettings) -> RiskParameters:
+    """The operator's, from [risk] of the settings: numbers of the same names."""
+    return RiskParameters(**{name: float(getattr(risk, name)) for name in RiskParameters._fields})
 
 
 DEFAULTS = RiskParameters()

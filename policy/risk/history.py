@@ -80,8 +80,7 @@ class CloseHistory:
     def _window(self, rows: IntArray, days: int) -> FloatArray:
         """The daily returns [days, rows, M] up to each row, the newest first; NaN before the grid."""
         at = rows[None, :] - self.stride * np.arange(days)[:, None]
-        found: FloatArray = self.daily[np.maximum(at, 0)]
-        found[at < 0] = np.nan
+        found: FloatArray = self.daily[np.maximum(at, 0)]  # the first row has no day before it: it is never known
         return found
 
 

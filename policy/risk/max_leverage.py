@@ -11,7 +11,7 @@ ROUNDING = 1e-9  # weights that were scaled to a sum miss it by so little
 def apply(weights: Floats, context: RiskContext) -> None:
     total = 0.0
     for n in range(len(weights)):
-        total += abs(weights[n])
+        total += weights[n]
     if total <= context.rules.max_leverage * (1.0 + ROUNDING):
         return
     for n in range(len(weights)):

@@ -9,6 +9,8 @@ instruments' own (Artzner et al., 1999), and value at risk, counted as here, is 
 
 from __future__ import annotations
 
+import math
+
 from policy.risk.context import VAR_DAYS, VAR_MIN_DAYS, VAR_ONE_IN, WORST_DAYS, Notes, RiskContext
 from shared.simulation.kernel import Floats
 
@@ -22,7 +24,7 @@ def apply(weights: Floats, context: RiskContext) -> None:
         return
     days = 0
     for k in range(WORST_DAYS):
-        worst[k] = 0.0
+        worst[k] = -math.inf
     for day in range(VAR_DAYS):
         row = context.day_row - day * context.day_stride
         if row < 0:
@@ -51,9 +53,8 @@ def apply(weights: Floats, context: RiskContext) -> None:
         share = rules.max_value_at_risk / worst[beyond]
     if shortfall * share > rules.max_cvar:
         share = rules.max_cvar / shortfall
-    if share < 1.0:
-        for n in range(len(weights)):
-            weights[n] *= share
+    for n in range(len(weights)):
+        weights[n] *= share
 
 
 def because(n: int, context: RiskContext, notes: Notes) -> str:

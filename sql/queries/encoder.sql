@@ -122,3 +122,7 @@ RETURNING id, reason, requested_by, attempts
 UPDATE trainings SET status = %(status)s, ended_at = %(ended_at)s, model_id = %(model_id)s, error = %(error)s,
        attempts = %(attempts)s
 WHERE id = %(id)s
+
+-- name: announce_embeddings
+-- Wakes whoever waits for embeddings, when the transaction commits: the model's id.
+SELECT pg_notify('embeddings', %(model_id)s::text)

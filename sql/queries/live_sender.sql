@@ -146,6 +146,10 @@ ORDER BY o.side DESC, o.recorded_at, o.id
 -- The database's own verdict; NULL = may be sent, once.
 SELECT approve(%(id)s, %(at)s, %(epoch)s) AS refusal
 
+-- name: refusal
+-- What approve() would say, without letting anything through.
+SELECT refusal_of(%(id)s, %(at)s, %(epoch)s) AS refusal
+
 -- name: installation
 -- The identity under which order ids are derived.
 SELECT id FROM installation
@@ -174,6 +178,11 @@ ORDER BY id DESC LIMIT 1
 INSERT INTO reconciliations (wallet_id, matched, unmatched, findings, lasting, recorded_at)
 VALUES (%(wallet_id)s, %(matched)s, %(unmatched)s, %(findings)s, %(lasting)s, %(at)s)
 
+-- name: was_judged
+-- Whether an operator resumed the wallet knowing of this finding.
+SELECT EXISTS (SELECT FROM reconciliations WHERE wallet_id = %(wallet_id)s AND recorded_at < %(resumed_at)s
+               AND findings @> %(findings)s::jsonb) AS judged
+
 -- name: newest_key_check
 -- When the key's rights were looked at last.
 SELECT recorded_at FROM key_checks WHERE wallet_id = %(wallet_id)s ORDER BY id DESC LIMIT 1
@@ -184,12 +193,13 @@ INSERT INTO key_checks (wallet_id, trade, withdraw, ip_restricted, nonce_window,
 VALUES (%(wallet_id)s, %(trade)s, %(withdraw)s, %(ip_restricted)s, %(nonce_window)s, %(at)s)
 
 -- name: ended_orders
--- Orders of the wallet that were sent and ended lately, with what is filled of them as known here.
+-- Orders of the wallet that were sent and ended lately by the venue's word, with what is filled of them as known here.
 SELECT o.id AS order_id, e.event, e.venue_order_id, i.symbol,
+       greatest(o.quantity, (SELECT max(quantity) FROM order_events x WHERE x.order_id = o.id)) AS ordered,
        (SELECT coalesce(sum(quantity), 0) FROM fills f WHERE f.order_id = o.id) AS filled
 FROM orders o JOIN instruments i ON i.id = o.instrument_id
-JOIN LATERAL (SELECT event, venue_order_id, recorded_at FROM order_events x WHERE x.order_id = o.id
+JOIN LATERAL (SELECT event, venue_order_id, at FROM order_events x WHERE x.order_id = o.id
               ORDER BY id DESC LIMIT 1) e ON e.event IN ('filled', 'canceled', 'expired', 'rejected')
-WHERE o.wallet_id = %(wallet_id)s AND o.mode = 'live' AND e.recorded_at >= %(since)s
+WHERE o.wallet_id = %(wallet_id)s AND o.mode = 'live' AND e.at >= %(since)s
   AND EXISTS (SELECT FROM order_events x WHERE x.order_id = o.id AND x.event = 'sending')
 ORDER BY o.recorded_at, o.id

@@ -96,7 +96,7 @@ FROM positions p WHERE p.wallet_id = %(wallet_id)s
 -- name: orders_in_flight
 -- Instruments with an order whose end is not known yet; a stop that rests at the venue is none.
 SELECT DISTINCT instrument_id FROM orders
-WHERE wallet_id = %(wallet_id)s AND purpose <> 'protect'
+WHERE wallet_id = %(wallet_id)s AND (purpose <> 'protect' OR type IN ('limit', 'market'))
   AND state IN ('intended', 'sending', 'accepted', 'canceling', 'amending', 'unknown')
 
 -- name: installation
@@ -117,10 +117,12 @@ RETURNING id
 
 -- name: insert_order
 -- An intent, committed together with its decision.
-INSERT INTO orders (id, decision_id, wallet_id, mode, instrument_id, side, type, quantity, reference_price, volatility,
-                    not_before, deadline, recorded_at)
-VALUES (%(id)s, %(decision_id)s, %(wallet_id)s, %(mode)s, %(instrument_id)s, %(side)s, 'market', %(quantity)s,
-        %(reference_price)s, %(volatility)s, %(not_before)s, %(deadline)s, %(recorded_at)s)
+INSERT INTO orders (id, decision_id, wallet_id, mode, instrument_id, side, type, time_in_force, quantity,
+                    reference_price, volatility, limit_price, bracket_stop, bracket_target, bracket_trail, not_before,
+                    deadline, recorded_at)
+VALUES (%(id)s, %(decision_id)s, %(wallet_id)s, %(mode)s, %(instrument_id)s, %(side)s, %(type)s, %(time_in_force)s,
+        %(quantity)s, %(reference_price)s, %(volatility)s, %(limit_price)s, %(bracket_stop)s, %(bracket_target)s,
+        %(bracket_trail)s, %(not_before)s, %(deadline)s, %(recorded_at)s)
 
 -- name: insert_risk_event
 -- Where risk spoke.

@@ -16,13 +16,14 @@ from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from policy.execution import crashpoints
-from tests.crash.second_sender import other_sender
+from tests.crash.second_sender import other_sender, superuser
 from tests.policy.engine_venue import ACCOUNT, NS, EngineVenue, Trouble
 from tests.policy.live_world import SYMBOLS, LiveWorld, check
 
 Death = Literal["none", "killed", "disconnected", "paused"]
 HEAL_S, HEAL_RUNS = 20.0, 12  # virtual seconds between runs, and how many it may take until all is known
 LATEST_NS = 6 * NS  # an unheard request may take effect that long after it was sent
+LEGS_SINCE = "SELECT count(*) FROM orders WHERE purpose = 'protect' AND type = 'limit' AND recorded_at > %(at)s"
 STOPS = ("pause", "kill", "flatten", "halt")
 
 
@@ -42,6 +43,8 @@ class Plan:
     intents: tuple[tuple[str, str, Decimal], ...]  # side, symbol, quantity
     stop: str | None
     cash: Decimal
+    brackets: tuple[dict[str, Decimal], ...]  # of each intent, if it is an entry: prices as shares of the close
+    wait_s: float  # before it all: candles come in, and earlier entries' levels are reached
 
 
 def plan(seed: int) -> Plan:
@@ -74,17 +77,34 @@ def plan(seed: int) -> Plan:
         intents=intents,
         stop=draw.choice((None,) * 12 + STOPS),
         cash=Decimal(draw.choice((0, 0, 0, 0, 0, 500, -500, 1))),
+        brackets=tuple(_bracket(draw) for _ in intents),
+        wait_s=draw.choice((0.0, 0.0, 300.0, 600.0)),
     )
+
+
+def _bracket(draw: random.Random) -> dict[str, Decimal]:
+    """None, or any of the three, near enough to be reached before long."""
+    shares = {
+        "bracket_stop": draw.choice(("0.9995", "0.98", "0.95")),
+        "bracket_target": draw.choice(("1.0003", "1.001", "1.05")),
+        "bracket_trail": draw.choice(("0.0005", "0.02", "0.05")),
+    }
+    named = draw.choice((0, 0, 1, 2, 3))
+    return {name: Decimal(shares[name]) for name in draw.sample(sorted(shares), named)}
 
 
 def run(world: LiveWorld, planned: Plan, seen: Counter[str]) -> None:
     """One schedule on ``world``; AssertionError says what is not true. ``seen`` counts what happened."""
+    began = world.now
+    if planned.wait_s:
+        world.pass_time(planned.wait_s)
     if planned.cash > 0:
         world.engine.accounts.deposit(ACCOUNT, "USD", planned.cash)
     elif planned.cash < 0:
         world.engine.accounts.withdraw(ACCOUNT, "USD", -planned.cash)
-    for side, symbol, quantity in planned.intents:
-        world.intend(side, str(quantity), symbol, lifetime_s=120.0)
+    for (side, symbol, quantity), bracket in zip(planned.intents, planned.brackets, strict=True):
+        terms = _terms(world, symbol, bracket) if side == "buy" else {}
+        world.intend(side, str(quantity), symbol, lifetime_s=120.0, **terms)
     world.prepare = _troubled(planned)
     halted_ns = None
     if planned.stop is not None:
@@ -98,6 +118,12 @@ def run(world: LiveWorld, planned: Plan, seen: Counter[str]) -> None:
     _heal(world, planned, halted_ns, seen)
     seen["schedules"] += 1
     seen["points"] += passed
+    seen["targets tried"] += world.one(LEGS_SINCE, at=began)["count"]
+
+
+def _terms(world: LiveWorld, symbol: str, bracket: dict[str, Decimal]) -> dict[str, Decimal]:
+    close = Decimal(repr(world.close_of(symbol)))
+    return {name: share if name == "bracket_trail" else close * share for name, share in bracket.items()}
 
 
 def _troubled(planned: Plan) -> Callable[[EngineVenue], None]:
@@ -137,10 +163,12 @@ def _die(world: LiveWorld, planned: Plan, seen: Counter[str]) -> int:
 
 
 def _cut_connections(world: LiveWorld) -> None:
-    world.database_for("owner").execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'sextant_sender'"
-        " AND datname = current_database()"
-    )
+    """As a network that broke, or a server that fell over: the sessions end, and with them their locks."""
+    with superuser(world.settings) as server:
+        server.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'sextant_sender'"
+            " AND datname = current_database()"
+        )
 
 
 def _heal(world: LiveWorld, planned: Plan, halted_ns: int | None, seen: Counter[str]) -> None:
@@ -159,15 +187,16 @@ def _run_until_known(world: LiveWorld, seen: Counter[str], *, protected: bool) -
         result = world.send().result
         world.settle()
         missing = _unprotected(world) if protected else ""
-        if number > 1 and not _open_questions(world) and not result.get("failures") and not missing:
+        if number > 1 and not open_questions(world) and not result.get("failures") and not missing:
             seen[f"all known after {number} runs"] += 1
             return
     raise AssertionError(f"not known after {HEAL_RUNS} runs: {world.working()}, {result}; {missing}")
 
 
-def _open_questions(world: LiveWorld) -> list[dict[str, Any]]:
+def open_questions(world: LiveWorld) -> list[dict[str, Any]]:
+    """Orders of which it is not known how they stand at the venue, or that should not be there any more."""
     pending = ("sending", "unknown", "canceling", "amending")
-    return [o for o in world.working() if o["state"] in pending or (o["type"] == "market" and o["rest"] > 0)]
+    return [o for o in world.working() if o["state"] in pending or (o["type"] in ("market", "limit") and o["rest"] > 0)]
 
 
 def _check_stopped(world: LiveWorld, planned: Plan, since_ns: int) -> None:
@@ -184,6 +213,7 @@ def _check_stopped(world: LiveWorld, planned: Plan, since_ns: int) -> None:
 def _unprotected(world: LiveWorld) -> str:
     """Each position has its stop, and stops never sell more than is held; what is not so."""
     for symbol in SYMBOLS:
+        assert world.position(symbol) >= 0, f"more {symbol} was sold than was held"
         resting = sum((o.quantity - o.filled for o in world.stops(symbol)), Decimal(0))
         if resting != world.position(symbol):
             return f"{symbol}: {world.position(symbol)} held, {resting} protected"

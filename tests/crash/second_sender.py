@@ -6,9 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from policy.execution import sender
-from shared.db import Database, role_url
+from shared.db import Connection, Database, connect, role_url
+from shared.embedded_db import ensure_running
+from shared.settings import Settings
 from tests.policy.engine_venue import EngineClock
 from tests.policy.live_world import LiveWorld
+
+
+@contextmanager
+def superuser(settings: Settings) -> Iterator[Connection]:
+    """Who may end other sessions."""
+    server = ensure_running(settings.home_path)
+    with connect(server.url("postgres", server.superuser_password, settings.db_name)) as connection:
+        yield connection
 
 
 @contextmanager

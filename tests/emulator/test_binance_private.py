@@ -15,6 +15,7 @@ import requests
 
 from tests.exchange_emulator.faults import Rule
 from tests.exchange_emulator.market import NS
+from tests.exchange_emulator.records import Request
 from tests.exchange_emulator.server import START, Emulator
 
 KEY, SECRET = "binance-key", "binance-secret"
@@ -257,16 +258,10 @@ def test_a_maker_that_would_take_and_a_hasty_client_are_refused(ask: Ask, accoun
     assert ask("POST order", **maker).json()["msg"] == "Order would immediately match and take."
     market = {"side": "SELL", "type": "MARKET", "quantity": "0.001"}
     for _ in range(100):
-        account.engine.place("me", _small_market())
+        account.engine.place("me", Request("BTC/USDT", "sell", "market", Decimal("0.001")))
     assert code(ask("POST order", **market)) == (429, -1015)
     account.clock.advance(10)
     assert ask("POST order", **market).status_code == 200
-
-
-def _small_market() -> Any:
-    from tests.exchange_emulator.records import Request
-
-    return Request("BTC/USDT", "sell", "market", Decimal("0.001"))
 
 
 @pytest.mark.parametrize("fault", ["maintenance", "cancel_only", "post_only"])

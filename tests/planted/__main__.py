@@ -1,6 +1,6 @@
 """Plants each leak in a copy of the tree and counts those that the suite catches.
 
-``python -m tests.planted [--name NAME …] [--jobs 2] [--list]``; exit 1 unless every leak is caught.
+``python -m tests.planted [--name NAME …] [--family FAMILY …] [--jobs 2] [--list]``; exit 1 unless every leak is caught.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from tests.planted.leak import Leak
-from tests.planted.leaks import LEAKS
+from tests.planted.leaks import FAMILIES, LEAKS
 from tests.planted.trial import Result, try_leak
 from tests.planted.workbench import PROJECT, Copy, files_of
 
@@ -27,12 +27,14 @@ from tests.planted.workbench import PROJECT, Copy, files_of
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.planted", description=__doc__.partition("\n")[0])
     parser.add_argument("--name", nargs="+", default=sorted(LEAKS), metavar="NAME", help="only these leaks")
+    parser.add_argument("--family", nargs="+", default=sorted(FAMILIES), choices=FAMILIES, help="only these families")
     parser.add_argument("--jobs", type=int, default=2, help="copies that are tried side by side")
     parser.add_argument("--list", action="store_true", help="only list the leaks")
     arguments = parser.parse_args(argv)
     if unknown := sorted(set(arguments.name) - set(LEAKS)):
         parser.error(f"no leak is called {', '.join(unknown)}; --list lists them")
-    leaks = [leak for name, leak in LEAKS.items() if name in arguments.name]
+    among = {leak.name for family in arguments.family for leak in FAMILIES[family]}
+    leaks = [leak for name, leak in LEAKS.items() if name in arguments.name and name in among]
     if arguments.list:
         for leak in leaks:
             print(f"{leak.name:40} {leak.file:36} {leak.what}")
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for one in results:
         if one.word != "caught":
             print(f"\n{one.word}: {one.leak.name} ({one.leak.file}): {one.leak.what}\n  {one.because}")
-    print(f"\ncaught {caught} / {len(results)}")
+    print(f"\ncaught {caught} of {len(results)}")
     return 0 if caught == len(results) else 1
 
 

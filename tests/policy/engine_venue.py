@@ -1,6 +1,7 @@
 """The emulator's engine as a TradingVenue, without a network in between: what the crash schedules trade on.
 
-Trouble is set by call: ``trouble(kind, nth)`` names what happens to the nth call of that kind.
+Trouble is set by call: ``trouble(kind, nth)`` names what happens to the nth call of that kind. Lists may lag
+(``lag_s``), and trades may be told otherwise than they were (``retell``; None: not yet).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from shared.exchanges.protocol import VenueStatus
 from shared.rows import InstrumentRules
 from tests.exchange_emulator.engine import Engine
 from tests.exchange_emulator.market import Market
-from tests.exchange_emulator.records import Fill, Order, Refused, Request
+from tests.exchange_emulator.records import Fill, Order, Refused, Request, View
 
 NS = 1_000_000_000
 ACCOUNT, KEY = "main", "key-main"
@@ -71,6 +72,11 @@ class EngineVenue:
         )  # fmt: skip
         self.trouble: Callable[[str, int], Trouble] = lambda _kind, _nth: "none"
         self.venue_status: VenueStatus = "online"
+        self.retell: Callable[[VenueFill], VenueFill | None] = lambda fill: fill
+        self.lag_s = 0.0  # lists tell the account as it was that long ago
+        self.skew_s = 0.0  # of its clock, against everybody else's
+        self.fee_in_base = False  # of what is bought
+        self.repeats = 1  # so often each trade is listed
         self.calls: Counter[str] = Counter()
 
     # --- acting ---
@@ -96,7 +102,8 @@ class EngineVenue:
         request = Request(
             order.symbol, order.side, order.type, order.quantity, order.limit_price, order.stop_price, order.trail,
             order.time_in_force, order.post_only, str(order.client_id),
-            deadline_ns=None if order.deadline is None else int(order.deadline * NS),
+            fee_in_base=self.fee_in_base and order.side == "buy",
+            deadline_ns=None if order.deadline is None else int((order.deadline - self.skew_s) * NS),
         )  # fmt: skip
         return self._engine.place(ACCOUNT, request)
 
@@ -137,11 +144,11 @@ class EngineVenue:
 
     def open_orders(self) -> Sequence[VenueOrder]:
         self._ask("open_orders")
-        return [_order(o) for o in self._engine.view(ACCOUNT).orders if o.is_open]
+        return [_order(o) for o in self._view().orders if o.is_open]
 
     def closed_orders(self, since: float) -> Sequence[VenueOrder]:
         self._ask("closed_orders")
-        orders = self._engine.view(ACCOUNT).orders
+        orders = self._view().orders
         return [_order(o) for o in orders if o.closed_ns is not None and o.closed_ns >= since * NS]
 
     def find(self, symbol: str, client_id: UUID, venue_order_id: str | None, since: float) -> VenueOrder | None:
@@ -151,7 +158,8 @@ class EngineVenue:
 
     def fills(self, since: float) -> Sequence[VenueFill]:
         self._ask("fills")
-        return [_fill(f) for f in self._engine.view(ACCOUNT).fills if f.at_ns >= since * NS]
+        listed = [self.retell(_fill(f)) for f in self._view().fills if f.at_ns >= since * NS]
+        return [fill for fill in listed if fill is not None] * self.repeats
 
     def ledger(self, since: float) -> Sequence[LedgerEntry]:
         self._ask("ledger")
@@ -159,7 +167,7 @@ class EngineVenue:
             LedgerEntry(
                 str(e.number), KIND[e.kind], e.asset, e.amount, e.fee, e.at_ns / NS, str(e.fill or ""), e.detail
             )
-            for e in self._engine.view(ACCOUNT).entries
+            for e in self._view().entries
             if e.at_ns >= since * NS
         ]
 
@@ -174,13 +182,16 @@ class EngineVenue:
         return KeyRights("trade" in key.rights, "withdraw" in key.rights, bool(key.ips), key.nonce_window)
 
     def server_time(self) -> float:
-        return float(self._engine.now_ns() // NS)
+        return float(self._engine.now_ns() // NS) + self.skew_s
 
     def status(self) -> VenueStatus:
         return self.venue_status
 
     def rules(self, symbol: str) -> InstrumentRules:
         return self._market.rules(symbol)
+
+    def _view(self) -> View:
+        return self._engine.view(ACCOUNT, self._engine.now_ns() - int(self.lag_s * NS))
 
     def _ask(self, kind: str) -> None:
         if self._next(kind) in ("lost", "unheard", "late"):

@@ -124,24 +124,40 @@ class LiveWorld:
                "expires_at": self.now + timedelta(days=1)}  # fmt: skip
         insert(self.database_for("cli").connection, "commands", row)
 
-    def intend(self, side: str, quantity: str, symbol: str = "BTC/USD", lifetime_s: float = 3600.0) -> uuid.UUID:
-        """An intent with its decision, as the trader writes them."""
-        policy, close, now = self.database_for("policy").connection, self.close_of(symbol), self.now
+    def intend(
+        self, side: str, quantity: str, symbol: str = "BTC/USD", lifetime_s: float = 3600.0, **terms: Any
+    ) -> uuid.UUID:
+        """An intent with its decision, as the trader writes them; a market order but for its ``terms``."""
+        policy, close, now = self.database_for("policy"), self.close_of(symbol), self.now
         self._intents += 1
         source = f"test-{self._intents}"
         decision = {"wallet_id": self.wallet_id, "instrument_id": self.instruments[symbol], "as_of": now,
                     "source": source, "wanted_weight": 0.5, "allowed_weight": 0.5, "baseline_weight": 0.5,
                     "clamps": Json([]), "reason": "a test", "price": close, "quantity_held": 0, "cash": 0, "equity": 0,
                     "recorded_at": now}  # fmt: skip
-        insert(policy, "decisions", decision)
+        insert(policy.connection, "decisions", decision)
         decided = self.one("SELECT id FROM decisions WHERE source = %(s)s", s=source)
         order_id = uuid.uuid5(NAMESPACE, source)
         order = {"id": order_id, "decision_id": decided["id"], "wallet_id": self.wallet_id, "mode": "live",
                  "instrument_id": self.instruments[symbol], "side": side, "type": "market",
                  "quantity": Decimal(quantity), "reference_price": close, "volatility": 0.5, "not_before": now,
                  "deadline": now + timedelta(seconds=lifetime_s), "recorded_at": now}  # fmt: skip
-        insert(policy, "orders", order)
+        insert(policy.connection, "orders", order | terms)
         return order_id
+
+    def adopt(self, asset: str, amount: Decimal, value: Decimal | None = None) -> None:
+        """`make wallet-adopt`: so much of what lies there is the wallet's own from now on."""
+        for sign, managed in ((-1, False), (1, True)):
+            flow = {"wallet_id": self.wallet_id, "asset": asset, "amount": sign * amount, "kind": "adoption",
+                    "managed": managed, "value": value if managed else None, "reference": f"adopt-{asset}-{managed}",
+                    "at": self.now, "recorded_at": self.now}  # fmt: skip
+            insert(self.database_for("cli").connection, "cash_flows", flow)
+
+    def stop_for_risk(self, because: str) -> None:
+        """As the trader writes it down."""
+        row = {"wallet_id": self.wallet_id, "kind": "stop", "rule": "max_drawdown", "as_of": self.now,
+               "because": because, "recorded_at": self.now}  # fmt: skip
+        insert(self.database_for("policy").connection, "risk_events", row)
 
     def live_wallets(self) -> LiveWallets:
         return LiveWallets(self.settings, self._open_venue)
@@ -162,16 +178,16 @@ class LiveWorld:
         venue = EngineVenue(self.engine, self.market, take_nonce, amend=self.amend)
         self.prepare(venue)
         self.venues.append(venue)
-        entry = WalletEntry(
-            name=WALLET, venue="kraken", symbols=list(SYMBOLS), key_env="KEY", secret_env="SECRET",
-            limits=WalletLimits(max_order_notional=BIG), managed_capital=self.managed,
-        )  # fmt: skip
+        named = {"name": WALLET, "venue": "kraken", "symbols": list(SYMBOLS), "key_env": "KEY", "secret_env": "SECRET",
+                 "limits": WalletLimits(max_order_notional=BIG)}  # fmt: skip
+        own = {} if self.managed is None else {"managed_capital": self.managed}
+        entry = WalletEntry.model_validate(named | own)
         return venue, entry
 
     # --- reading ---
 
     def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
-        return self.database_for("cli").fetch(query, parameters)  # type: ignore[arg-type]
+        return self.database_for("cli").fetch(query, parameters)
 
     def one(self, query: str, **parameters: Any) -> dict[str, Any]:
         (row,) = self.rows(query, **parameters)
@@ -196,11 +212,22 @@ class LiveWorld:
         orders = self.engine.view(ACCOUNT).orders
         return [o for o in orders if client_id is None or o.client_id == str(client_id)]
 
+    def alerted(self, key: str) -> int:
+        """How many alerts have a key that begins so."""
+        return int(self.one("SELECT count(*) AS n FROM alerts WHERE key LIKE %(k)s", k=f"{key}%")["n"])
+
     def working(self) -> list[dict[str, Any]]:
         return self.rows("SELECT * FROM open_risk ORDER BY recorded_at, order_id")
 
     def stops(self, symbol: str = "BTC/USD") -> list[Any]:
-        return [o for o in self.venue_orders() if o.is_open and o.type == "stop" and o.symbol == symbol]
+        types = ("stop", "trailing_stop")
+        return [o for o in self.venue_orders() if o.is_open and o.type in types and o.symbol == symbol]
+
+
+def acting_calls(world: LiveWorld) -> dict[str, int]:
+    """What the newest sender asked its venue to do."""
+    calls = world.venues[-1].calls
+    return {kind: calls[kind] for kind in ("place", "cancel", "amend") if calls[kind]}
 
 
 def check(world: LiveWorld, *, settled: bool = True) -> None:
@@ -218,10 +245,9 @@ def check(world: LiveWorld, *, settled: bool = True) -> None:
         fill = truth[trade_id]
         told = (row["quantity"], row["price"], row["cost"], row["fee"])
         assert told == (fill.quantity, fill.price, fill.cost, fill.fee)
-    for row in world.rows("SELECT id, quantity FROM orders"):
-        events = world.events(row["id"])
-        assert events.count("sending") <= 1
-        assert sum(event in FINAL for event in events) <= 1
+    for row in world.rows("SELECT array_agg(event) AS events FROM order_events GROUP BY order_id"):
+        assert row["events"].count("sending") <= 1
+        assert sum(event in FINAL for event in row["events"]) <= 1
     if not settled:
         return
     assert recorded.keys() == truth.keys(), "a fill is missing"

@@ -95,8 +95,8 @@ class PaperMarket:
 
     def order(self, wallet: int, instrument: int, side: str, quantity: str, not_before: datetime = NOON + DELAY,
               deadline: datetime | None = None, price: float = 100.0, mode: str = "paper", volatility: float = 0.0,
-              ) -> uuid.UUID:  # fmt: skip
-        """An intent with its decision, each written down as the trader would."""
+              **bracket: Any) -> uuid.UUID:  # fmt: skip
+        """An intent with its decision, each written down as the trader would; with the ``bracket_…`` columns given."""
         policy, queries, id_ = self.database_for("policy"), load_queries("policy"), uuid.uuid4()
         decided = {
             "wallet_id": wallet, "instrument_id": instrument, "as_of": not_before - DELAY, "source": str(id_),
@@ -110,8 +110,10 @@ class PaperMarket:
             "id": id_, "decision_id": row["id"], "wallet_id": wallet, "mode": mode, "instrument_id": instrument,
             "side": side, "quantity": Decimal(quantity), "reference_price": price, "volatility": volatility,
             "not_before": not_before, "deadline": deadline or not_before + HOUR, "recorded_at": not_before,
+            "type": "market", "time_in_force": "gtc", "limit_price": None,
+            "bracket_stop": None, "bracket_target": None, "bracket_trail": None,
         }  # fmt: skip
-        policy.execute(queries["insert_order"], intent)
+        policy.execute(queries["insert_order"], intent | bracket)
         return id_
 
     def settle(self) -> None:

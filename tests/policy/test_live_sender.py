@@ -99,3 +99,20 @@ def test_money_that_was_there_is_never_touched(database_for: DatabaseFor, settin
     world.send()
     assert world.detail(sale) == "sells more than is held"
     check(world)
+
+
+def test_coins_that_are_withdrawn_leave_the_wallet_at_their_worth_and_stop_nothing(world: LiveWorld) -> None:
+    world.intend("buy", "0.5")
+    world.send()
+    world.engine.cancel(ACCOUNT, world.stops()[0].number)  # by hand: it holds the coins
+    world.engine.accounts.withdraw(ACCOUNT, "BTC", Decimal("0.2"))
+    world.pass_time(400)
+    world.send()
+    assert world.position() == Decimal("0.3")
+    flow = world.one("SELECT amount, value, managed FROM cash_flows WHERE asset = 'BTC'")
+    worth = Decimal("0.2") * Decimal(repr(world.close_of("BTC/USD")))
+    assert (flow["amount"], flow["managed"]) == (Decimal("-0.2"), True)
+    assert abs(flow["value"] + worth) < Decimal("1e-8")
+    newest = world.rows("SELECT unmatched FROM reconciliations ORDER BY id DESC LIMIT 1")
+    assert newest == [{"unmatched": 0}]
+    check(world)

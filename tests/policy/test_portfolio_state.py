@@ -122,7 +122,7 @@ def test_an_exit_that_protects_from_nothing_keeps_nobody_out(wallet: Wallet, how
 
 
 def test_open_buys_reserve_what_they_may_cost(wallet: Wallet) -> None:
-    """At their limit where that is above the price they were sized at; sells and what was never sent reserve nothing."""
+    """At their limit where it is above the price they were sized at; sells and what was never sent reserve nothing."""
     wallet.accept(wallet.order(NOON, "buy", quantity=3))
     wallet.accept(wallet.order(NOON, "buy", quantity=1, type="limit", limit_price=120))
     wallet.accept(wallet.order(NOON, "sell", quantity=1))

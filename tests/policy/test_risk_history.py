@@ -71,6 +71,16 @@ def test_what_never_moves_correlates_with_nothing() -> None:
     assert np.isnan(CloseHistory(closes, 1).correlations(99)[1]).all()
 
 
+def test_what_always_moves_alike_correlates_with_nothing() -> None:
+    """Its returns differ by rounding only."""
+    closes = closes_of(100, 1)
+    for growth in np.linspace(1.001, 1.03, 20):  # for rounding may make the spread 0, or less
+        closes[:, 1] = 3.0 * growth ** np.arange(100)
+        assert np.isnan(CloseHistory(closes, 1).correlations(99)[1]).all()
+    closes[:, 1] *= 1.0 + 1e-4 * (np.arange(100) % 2)
+    assert np.isfinite(CloseHistory(closes, 1).correlations(99)).all()
+
+
 def test_tails_are_each_instruments_cvar_where_all_are_known() -> None:
     past = CloseHistory(closes_of(VAR_DAYS + 2, 2), 2)
     row = 2 * (VAR_DAYS + 2) - 1
@@ -88,6 +98,20 @@ def test_tails_are_the_worst_day_where_anybody_is_younger_and_nothing_where_too_
     closes[VAR_DAYS - 60, 2] = closes[-1, 2]  # a day older: 60 returns
     older = CloseHistory(closes, 1)
     assert older.tails[-1, 2] == pytest.approx(-np.nanmin(older.daily[:, 2]))
+
+
+def test_where_the_grid_begins_nothing_is_known_of_before() -> None:
+    past = CloseHistory(closes_of(100, 1), 1)
+    assert past.tails[:60].tolist() == [[0.0, 0.0]] * 60
+    np.testing.assert_allclose(past.tails[60], -past.daily[1:61].min(axis=0), rtol=1e-12)
+    assert np.isnan(past.correlations(29)).all()
+    assert np.isfinite(past.correlations(30)).all()
+
+
+def test_what_hardly_moves_correlates_all_the_same() -> None:
+    closes = closes_of(100, 1)
+    closes[:, 1] = 1.0 + 1e-5 * (closes[:, 0] / 100.0 - 1.0)
+    assert CloseHistory(closes, 1).correlations(99)[0, 1] > 0.9
 
 
 def test_a_tail_is_never_a_gain() -> None:

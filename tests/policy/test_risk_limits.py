@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,20 @@ import pytest
 
 from policy.decision_path import decide
 from policy.risk import RULES, limit_and_explain
-from policy.risk.context import DEFAULTS, OFF, OperatorLimits, PortfolioState, RiskContext, stop_of
+from policy.risk.context import (
+    DEFAULTS,
+    HEAT_CEILING,
+    NO_LIMITS,
+    OFF,
+    VAR_DAYS,
+    VAR_MIN_DAYS,
+    VAR_ONE_IN,
+    WORST_DAYS,
+    OperatorLimits,
+    PortfolioState,
+    RiskContext,
+    stop_of,
+)
 from policy.risk_report import risk_of, value_at_risk
 from shared.rows import FloatArray
 from tests.policy.synthetic import (
@@ -173,7 +187,8 @@ def test_the_ladder_divides_the_way_to_the_drawdown_limit_into_three() -> None:
     for drawdown, share in steps:
         after = cut("drawdown_ladder", [0.5, 0.25], context._replace(drawdown=drawdown))
         assert after == [0.5 * share, 0.25 * share], drawdown
-    assert cut("drawdown_ladder", [0.5], make_context([0.0], {"ladder_from": 1.0}, drawdown=0.9)) == [0.5], "off"
+    off = make_context([0.0], {"ladder_from": 1.0}, drawdown=0.9, max_drawdown=0.5)
+    assert cut("drawdown_ladder", [0.5], off) == [0.5], "max_drawdown has its own say"
     assert "30.00% below the peak, on the way to 50.00%" in because("drawdown_ladder", context._replace(drawdown=0.3))
 
 
@@ -191,6 +206,9 @@ def test_a_position_is_left_when_it_is_older_than_the_timeout() -> None:
     context = make_context([0.25] * 3, {"position_timeout_s": 72 * 3600.0}, age_s=hours)
     assert cut("position_timeout", [0.5, 0.5, 0.5], context) == [0.5, 0.0, 0.5]
     assert cut("position_timeout", [0.5] * 3, context._replace(rules=OFF)) == [0.5] * 3, "off"
+    assert cut("position_timeout", [0.5], make_context([0.0], {"position_timeout_s": 1.0}, age_s=np.array([2.0]))) == [
+        0
+    ]
     long = make_context([0.0], {"position_timeout_s": 3.6e6}, age_s=np.array([7.2e6]))
     assert because("position_timeout", long) == "held for 2000.0 hours; no position is held for longer than 1000.0"
 
@@ -275,6 +293,23 @@ def test_value_at_risk_looks_back_250_days_at_days_that_all_proposed_know() -> N
     assert cut("value_at_risk", [1.0, 0.1], both) == [1.0, 0.1]
 
 
+def test_few_losses_are_averaged_with_the_least_gains() -> None:
+    """Of five days in a hundred two lost 30 %, and three gained 1 %: 11.4 % on average."""
+    daily = np.full((100, 1), 0.01)
+    daily[:2] = -0.3
+    for most, allowed in ((0.1141, 1.0), (0.057, 0.5)):
+        assert cut("value_at_risk", [1.0], make_context([0.0], {"max_cvar": most}, daily)) == pytest.approx([allowed])
+
+
+@pytest.mark.parametrize(("days", "allowed"), [(59, 1.0), (60, 0.5)])
+def test_value_at_risk_needs_sixty_days_that_are_known(days: int, allowed: float) -> None:
+    """Three of sixty days lose more than 2 %."""
+    known = days_losing(RAMP[1:5], days)
+    context = make_context([0.0], {"max_value_at_risk": RAMP[1] / 2}, known)
+    gaps = make_context([0.0], {"max_value_at_risk": RAMP[1] / 2}, np.vstack([np.full((40, 1), np.nan), known]))
+    assert cut("value_at_risk", [1.0], context) == cut("value_at_risk", [1.0], gaps) == [allowed]
+
+
 def test_value_at_risk_reads_a_days_returns_of_its_own_instruments() -> None:
     """Every second row is another hour's; the instrument is the second column."""
     daily = np.full((200, 2), 9.0)
@@ -301,6 +336,51 @@ def test_the_decision_path_hands_state_and_confidence_to_the_rules() -> None:
     kelly = OperatorLimits(1.0, 1.0, 1.0, 1.0, rules=OFF._replace(kelly_win_probability=0.6))
     sure = decide(view, lambda _: said([0.0, 0.0], [1.0, 0.5]), make_circumstances(2, operator=kelly))
     assert sure.allowed.tolist() == pytest.approx([0.05, 0.025])
+
+
+REASONS: dict[str, tuple[dict[str, Any], str]] = {
+    "daily_loss": ({"day_return": -0.07, "daily_loss_limit": 0.05},
+                   "lost 7.00% today; no entries beyond 5.00% until UTC midnight"),
+    "max_drawdown": ({"drawdown": 0.2, "max_drawdown": 0.15},
+                     "20.00% below the peak (limit 15.00%); in cash until resumed"),
+    "max_exposure": ({"max_exposure": 0.75}, "all positions together may be at most 0.75 of equity"),
+    "max_position": ({"max_position": 0.25}, "a position may be at most 0.25 of equity"),
+    "rate_limit": ({"max_step": 0.25}, "a position may grow by at most 0.25 of equity in one decision"),
+    "out_of_distribution": (
+        {"ood": np.array([0.99953])},
+        "unlike what the encoder knows (ood 0.99953): from 0.999 on a position shrinks, at 0.9999 to nothing",
+    ),
+    "pause": ({}, "policy_config says pause"), "fresh_data": ({}, "no embedding"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_each_reason_tells_the_numbers(name: str) -> None:
+    changes, text = REASONS[name]
+    assert because(name, make_context([0.0], **changes)) == text
+
+
+def test_a_book_that_owes_something_is_not_let_in_by_it() -> None:
+    context = make_context([-0.25, 0.25], paused=True)
+    assert cut("pause", [0.5, 0.5], context) == [0.0, 0.25]
+    assert cut("rate_limit", [0.5, 0.5], context._replace(max_step=0.125)) == [0.125, 0.375]
+
+
+def test_a_fresh_book_reserves_nothing_and_was_never_traded() -> None:
+    fresh = PortfolioState.fresh(2)
+    assert fresh.reserved == 0.0
+    assert fresh.stopped_out.tolist() == [False, False]
+    assert fresh.since_fill_s.tolist() == [np.inf, np.inf]
+    assert fresh.age_s.tolist() == [0.0, 0.0]
+
+
+def test_the_numbers_that_published_results_rest_on() -> None:
+    """Whoever changes one says so in docs/add-a-risk-rule.md, and measures anew."""
+    assert (VAR_DAYS, VAR_MIN_DAYS, VAR_ONE_IN, WORST_DAYS, HEAT_CEILING) == (250, 60, 20, 13, 0.2)
+    off = (0.0, 1.0, 0.25, 0.0, 1.0, 1.0, 0.6, 1.0)  # ranges, trade risk, Kelly, correlations, concentration
+    assert tuple(DEFAULTS) == (1.0, 0.2, 0.15, *off, 0.1, 0.15, 1.0, 0.0, 0.0)
+    assert tuple(OFF) == (np.inf, np.inf, 0.15, *off, np.inf, np.inf, 1.0, 0.0, 0.0)
+    assert OperatorLimits(1.0, 1.0, 1.0, 1.0) == replace(NO_LIMITS, max_step=1.0, rules=DEFAULTS)
 
 
 def test_the_defaults_leave_a_portfolio_within_its_exposure_alone() -> None:

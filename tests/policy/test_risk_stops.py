@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,9 @@ def test_a_daily_loss_is_held_against_the_operators_limit_not_the_steerings() ->
     """At the stricter limit entries end until midnight; that needs no operator."""
     context = made([0.5], day_return=-0.06, daily_loss_limit=0.02)
     assert triggers(context, OPERATOR) == []
-    assert [stop.rule for stop in triggers(context, NO_LIMITS)] == []
+    exact = replace(OPERATOR, daily_loss_limit=0.0625)
+    assert triggers(context._replace(day_return=-0.093749), exact) == []
+    assert [stop.rule for stop in triggers(context._replace(day_return=-0.09375), exact)] == ["daily_loss"]
 
 
 def test_correlated_instruments_far_above_their_limit_stop_and_only_where_there_is_one() -> None:

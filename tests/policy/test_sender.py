@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from psycopg.errors import CheckViolation
 
-from policy.execution import paper_sender, sender
+from policy.execution import paper_sender
 from shared.clock import from_unix, to_unix
 from shared.money import to_float
 from shared.settings import PROJECT, Settings

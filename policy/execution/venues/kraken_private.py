@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import krakenex
@@ -14,10 +16,16 @@ import requests
 
 from policy.execution.venues.kraken_errors import Answer, NoAnswer, read_envelope
 from policy.execution.venues.protocol import Credentials
-from shared.exchanges.protocol import ExchangeError
+from shared.clock import Timer
+from shared.exchanges.protocol import ExchangeError, provenance_at
+from shared.exchanges.rate_limit import RateLimiter
 from shared.exchanges.resilience import excerpt, root_cause
 
 KEY = re.compile(r"[!-~]+")  # printable, no blanks: what may stand in a header
+# Kraken's counter of private questions, by key, on its lowest tier. Orders, cancellations and amendments are not in it:
+# questions wait for their turn, so that what acts, exits first of all, never has to.
+COUNTER, DECAY_PER_S = 15.0, 0.33
+COSTS = {"TradesHistory": 2.0, "Ledgers": 2.0}
 
 
 class PrivateKraken:
@@ -50,6 +58,17 @@ class PrivateKraken:
         for hidden in self._hidden:
             told = told.replace(hidden, "…")
         return told
+
+
+def counter_of(
+    credentials: Credentials, rest_url: str | None, timer: Timer | None, home: Path | None
+) -> RateLimiter | None:
+    """The key's, kept together by all processes that give the same ``home``; None at an emulator, which has limits of
+    its own to give."""
+    if provenance_at(rest_url) != "real":
+        return None
+    name = f"kraken-{hashlib.sha256(credentials.key.encode()).hexdigest()[:12]}"
+    return RateLimiter(DECAY_PER_S, COUNTER, timer, None if home is None else home / "rates" / name)
 
 
 def _krakenex(credentials: Credentials) -> krakenex.API:

@@ -25,7 +25,7 @@ from policy.execution.venues.kraken_messages import (
     parse_order,
     parse_rights,
 )
-from policy.execution.venues.kraken_private import PrivateKraken
+from policy.execution.venues.kraken_private import COSTS, PrivateKraken, counter_of
 from policy.execution.venues.protocol import (
     Balance,
     Changed,
@@ -82,9 +82,11 @@ class KrakenTrading:
         home: Path | None = None,
         timer: Timer | None = None,
     ) -> None:
-        """``requests_per_s`` and ``home`` are of the public questions, which share the venue's limit. Asks nobody."""
+        """``requests_per_s`` is of the public questions, which share the venue's limit; processes that give the same
+        ``home`` keep that one and the key's own together. Asks nobody."""
         self.executions_url = executions_url
         self._private = PrivateKraken(credentials, rest_url, TIMEOUT_S)
+        self._counter = counter_of(credentials, rest_url, timer, home)
         self._take_nonce, self._symbols = take_nonce, tuple(symbols)
         self._market = KrakenExchange(rest_url, timer=timer, requests_per_s=requests_per_s, home=home)
         self._market.calls.retry = RetryPolicy(tries=1)  # nothing is repeated here, not even a public question
@@ -232,6 +234,8 @@ class KrakenTrading:
     # --- asking ---
 
     def _send(self, method: str, question: Row) -> Answer:
+        if self._counter is not None:
+            self._counter.acquire(COSTS.get(method, 1.0))
         nonce = self._take_nonce()
         try:
             return self._private.ask(method, question, nonce)

@@ -102,8 +102,8 @@ LEAKS = (
         "training-fills-at-the-signals-close",
         "the environment's books fill at the close that the decision was made on",
         "policy/trading_env.py",
-        f"{OPEN_FIRST} rules.tick",
-        f"{AT_THE_SIGNAL} rules.tick",
+        f"{OPEN_FIRST} venue.tick",
+        f"{AT_THE_SIGNAL} venue.tick",
         ("tests/policy/test_leak_fills.py",),
     ),
     Leak(

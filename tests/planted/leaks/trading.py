@@ -44,8 +44,9 @@ LEAKS = (
         "environment-sees-the-next-moment",
         "the environment decides on what is known at the next decision",
         ENVIRONMENT,
-        "i, slot = books.moment[b], books.slot[b]",
-        "i, slot = min(books.moment[b] + 1, len(data.times) - 1), books.slot[b]",
+        "i, slot = books.moment[b], books.slot[b]\n    for n in range(len(slot)):\n        m = slot[n]",
+        "i, slot = min(books.moment[b] + 1, len(data.times) - 1), books.slot[b]\n"
+        "    for n in range(len(slot)):\n        m = slot[n]",
         (PARITY,),
     ),
     Leak(

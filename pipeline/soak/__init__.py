@@ -1,0 +1,1 @@
+"""Thirty days of the whole schedule in minutes, on a virtual clock, with everything going wrong that can."""

@@ -1,0 +1,36 @@
+"""`make run-sender DRY_RUN=1`: everything but the send, for live wallets: the account is read and compared, each intent
+is held against approve()'s own checks, and what a real pass would send is printed. Nothing goes out, no state changes
+but what the account itself tells."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from policy.execution.account import read_account
+from policy.execution.connect import import_account, measure_clock, take_over
+from policy.execution.desk import Desk
+from policy.execution.live_sender import doubt_of
+from policy.execution.reconcile import reconcile
+
+
+def dry_pass(desk: Desk) -> None:
+    """Prints what a pass over this wallet would do now."""
+    measure_clock(desk)
+    take_over(desk)
+    if desk.wallet["connected_at"] is None:
+        import_account(desk)
+    read_account(desk)
+    unmatched = reconcile(desk)
+    mandate, doubt = desk.mandate(), doubt_of(desk, desk.venue.status())
+    print(f"{desk.wallet['name']}: may {mandate}; {unmatched} unmatched; {doubt or 'nothing in doubt'}")
+    for intent in desk.ask("intents", now=desk.now()):
+        verdict = desk.ask_one("refusal", id=intent["order_id"], at=desk.now(), epoch=desk.session.epoch)
+        assert verdict is not None
+        why = verdict["refusal"] or (doubt if intent["side"] == "buy" else "")
+        told = f"would not be sent: {why}" if why else "would be sent"
+        print(f"  {intent['side']} {intent['quantity']} {intent['symbol']} ({intent['type']}): {told}")
+    for holding in desk.ask("holdings", now=desk.now()):
+        stops = [o for o in desk.ask("open_orders") if o["purpose"] == "protect"
+                 and o["instrument_id"] == holding["instrument_id"]]  # fmt: skip
+        resting = sum((o["rest"] for o in stops), Decimal(0))
+        print(f"  {holding['symbol']}: {holding['quantity']} held, {resting} of it has a stop at the venue")
