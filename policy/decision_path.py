@@ -118,7 +118,7 @@ def risk_context(view: View, circumstances: Circumstances, residual: Residual | 
         ood=market.ood,
         doubtful=np.array([bool(doubt) for doubt in circumstances.doubts], dtype=np.bool_),
         rules=rules,
-        spendable=(book.cash - state.reserved) / book.equity if book.equity > 0.0 else math.inf,
+        spendable=float(book.cash - state.reserved) / float(book.equity) if book.equity > 0.0 else math.inf,
         confidence=agreement,
         atr=history.ranges(rules),
         correlation=history.correlations(rules),

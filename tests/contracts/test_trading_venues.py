@@ -1,4 +1,4 @@
-"""What every venue that trades must keep, tried on its emulator; a new one joins by a line in WORLDS (trading_accounts.py).
+"""What every venue that trades must keep, tried on its emulator; a new one joins by a line in trading_accounts.
 
 The emulator's engine is the truth: what is in its book, what it filled, what it booked.
 """

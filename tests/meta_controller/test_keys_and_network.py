@@ -17,7 +17,7 @@ from tests.helpers import NOON, DatabaseFor
 from tests.meta_controller.test_run_metacontroller import store_market
 
 # Whoever adds a secret to the settings decides here whether the meta-controller's process may hold it.
-SECRETS = {"openai_api_key", "database_url", "db_password"} | {
+SECRETS = {"openai_api_key", "database_url", "db_password", "alert_urls", "heartbeat_url"} | {
     f"db_password_{layer}" for layer in ("candles", "encoder", "meta_controller", "policy", "sender", "cli")
 }
 

@@ -63,12 +63,13 @@ def test_every_scheduled_module_is_there_to_be_run(shipped: Settings) -> None:
     assert {job.module for job in shipped.schedule.values()} == {
         "candles.run_feed", "candles.backfill", "candles.quality", "encoder.run_encoder",
         "encoder.check_encoder", "encoder.retrain", "meta_controller.run_metacontroller", "meta_controller.assess_llm",
-        "policy.execution.sender", "policy.run_trader",
+        "policy.execution.sender", "policy.run_trader", "candles.refresh_rules", "pipeline.notify", "pipeline.backup",
+        "pipeline.data_clean",
     }  # fmt: skip
 
 
 def test_after_an_hour_closes_each_job_starts_after_what_it_reads(shipped: Settings) -> None:
-    daily = ("backfill", "quality", "encoder_check", "retrain", "assess_llm")
+    daily = ("backfill", "quality", "encoder_check", "retrain", "assess_llm", "refresh_rules", "backup", "data_clean")
     hourly = [name for name in shipped.schedule if name not in daily]
     when = {name: first_start(shipped, name, NOON) for name in hourly}
     assert when["feed"] < when["encoder"] < when["trader"]

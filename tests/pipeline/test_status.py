@@ -63,7 +63,7 @@ def test_a_wallet_is_shown_with_its_money_and_what_it_holds(market: PaperMarket)
     assert "equity 9,999.10 USDT" in text
     assert "cash 9,799.10" in text
     assert "holds 2 AAA/USDT" in text
-    assert "operator said: resume: a test" in text
+    assert "; trades" in text
 
 
 def test_today_counts_from_the_last_equity_before_midnight_else_from_what_was_paid_in(market: PaperMarket) -> None:
@@ -121,8 +121,8 @@ def test_each_blocker_is_named_with_its_wallet(market: PaperMarket) -> None:
     market.command(at("12:25"), "pause", "main")
     assert blocked(market, at("12:30")) == [
         "no active policy model: the baseline trades; `make train-encoder`, then `make train-policy`",
-        "main is paused (pause: a test): `make resume`",
-        "idle is paused (never resumed): `make resume`",
+        "main: pause: no entries from now on (pause: a test); `make resume WALLET=main REASON=…`",
+        "idle: pause: no entries from now on (never resumed); `make resume WALLET=idle REASON=…`",
     ]
     stale = [line for line in blocked(market, at("14:31")) if "candles" in line]
     assert stale == [
@@ -172,8 +172,7 @@ def test_what_people_and_venues_wrote_is_shown_as_they_wrote_it(market: PaperMar
     issue_command(market.database_for("cli"), at("12:20"), "main", "pause", reason, "test")
     raise_alert(market.database_for("candles"), NOON, "warning", "k", "kraken said [/nothing] and [red]")
     text = " ".join(shown(market, at("12:30")).split())
-    assert f"operator said: pause: {reason}" in text
-    assert f"main is paused (pause: {reason})" in text
+    assert text.count(f"pause: no entries from now on (pause: {reason})") == 2  # with its wallet, and as a blocker
     assert "warning candles: kraken said [/nothing] and [red]" in text
 
 

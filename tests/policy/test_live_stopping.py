@@ -86,7 +86,7 @@ def test_after_a_halt_nothing_at_all_is_sent_and_stops_stay(
     world.intend("buy", "0.5")
     world.send()
     world.pass_time(60)
-    world.intend("sell", "0.2")
+    sale = world.intend("sell", "0.2")
     at_point("amend.after_record", lambda: stop(world, how, "halt"))
     world.send()
     assert acting_calls(world) == {"amend": 1}
@@ -100,7 +100,8 @@ def test_after_a_halt_nothing_at_all_is_sent_and_stops_stay(
     lift(world)
     world.send()
     (resting,) = world.stops()
-    assert resting.quantity == world.position() == Decimal("0.3")  # the sale was still due
+    assert resting.quantity == world.position() == Decimal("0.5")
+    assert world.events(sale) == ["canceled"]  # what was decided before a halt is not sent after it
     check(world)
 
 
