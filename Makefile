@@ -198,7 +198,7 @@ go-live: $(RUN)  ## the checklist of trading live: LIVE_CONFIRM=… make go-live
 drill: $(VENV)/.dev  ## rehearse pause, kill, flatten, halt and resume on the emulator: [WALLET=]
 	@$(PY) -m pipeline.drill $(WALLET)
 
-reconcile: $(RUN)  ## compare every live wallet's ledger with its account; exits 1 where they differ
+reconcile: $(RUN)  ## compare every live wallet's ledger with its account (with the sender's keys): exit 1 if they differ
 	@$(PY) -m policy.execution.run_reconcile
 
 alert-test: $(RUN)  ## send a test through each channel of ALERT_URLS
@@ -285,14 +285,18 @@ check: $(VENV)/.dev  ## ruff, mypy --strict, the import contract, file and funct
 crash-test: $(VENV)/.dev  ## kill the real sender at every point and at random instants: [N=1000] [SEED=]
 	@$(PY) -m pipeline.crash --kills $(or $(N),1000) $(call opt,SEED,seed)
 
-soak: $(VENV)/.dev  ## thirty simulated days with faults, every job in one process: [DAYS=30] [SEED=7]
-	@$(PY) -m pipeline.soak $(call opt,DAYS,days) $(call opt,SEED,seed)
+soak: $(VENV)/.dev  ## simulated days with faults, every job in one process: [DAYS=30] [SEED=7] [MINUTES=10]
+	@$(PY) -m pipeline.soak $(call opt,DAYS,days) $(call opt,SEED,seed) $(call opt,MINUTES,minutes)
 
 mutate: $(VENV)/.dev  ## break each line of the risk rules: does a test fail?
 	@$(PY) -m tests.mutate
 
-planted: $(VENV)/.dev  ## deliberate mistakes, each patched into a copy: does the suite catch every one? [NAME="…"] [JOBS=2]
-	@$(PY) -m tests.planted $(call opt,NAME,name) $(call opt,JOBS,jobs)
+test-long: $(VENV)/.dev  ## the long forms: the order machine and crash schedules: [N=10000] [SCHEDULES=20000]
+	@ORDER_MACHINE_EXAMPLES=$(or $(N),10000) $(PY) -m pytest tests/policy/test_order_machine.py
+	@$(PY) -m tests.crash --schedules $(or $(SCHEDULES),20000) --jobs 2
+
+planted: $(VENV)/.dev  ## deliberate mistakes, each patched into a copy: does the suite catch every one? [NAME="…"] [FAMILY=execution] …
+	@$(PY) -m tests.planted $(call opt,NAME,name) $(call opt,FAMILY,family) $(call opt,JOBS,jobs)
 
 coverage: $(VENV)/.dev  ## the suite with line coverage
 	@$(VENV)/bin/coverage erase

@@ -23,24 +23,32 @@ def raise_summary(database: Database, now: datetime) -> bool:
         return False
     span = {"from_time": midnight - DAY, "to_time": midnight}
     lines = [f"{span['from_time']:%A %Y-%m-%d} (UTC)"]
-    lines += [_wallet_line(wallet, midnight) for wallet in database.fetch(queries["day_of_wallets"], span)]
-    if len(lines) == 1:
+    wallets = database.fetch(queries["day_of_wallets"], span)
+    if not wallets:
         return False  # nothing trades: nothing to sum up
+    # Many wallets make a message longer than channels take: what went wrong stands before the place where it is cut.
     lines.append(_jobs_line(database.fetch(queries["day_of_jobs"], span)))
     alerts = {row["severity"]: row["alerts"] for row in database.fetch(queries["day_of_alerts"], span)}
     lines.append(f"Alerts: {alerts.get('critical', 0)} critical, {alerts.get('warning', 0)} warnings")
+    wallets.sort(key=lambda wallet: _decided(wallet, midnight))
+    lines += [_wallet_line(wallet, midnight) for wallet in wallets]
     raise_alert(database, now, "info", KEY, "\n".join(lines))
     return True
+
+
+def _decided(wallet: Mapping[str, Any], midnight: datetime) -> bool:
+    """Whether the wallet decided on the day; those that did not come first."""
+    return wallet["last_decision"] is not None and wallet["last_decision"] > midnight - DAY
 
 
 def _wallet_line(wallet: Mapping[str, Any], midnight: datetime) -> str:
     """The return is of a unit's value, so that a deposit is none."""
     name = f"{wallet['name']} ({wallet['mode']})"
-    if wallet["start_value"] and wallet["last_decision"] > midnight - DAY:
+    if wallet["start_value"] and _decided(wallet, midnight):
         earned = f"{wallet['end_value'] / wallet['start_value'] - 1:+.2%} on the day"
     elif wallet["last_decision"] is None:
         earned = "no decision yet"
-    elif wallet["last_decision"] <= midnight - DAY:
+    elif not _decided(wallet, midnight):
         earned = f"NO DECISION on the day, the last one at {wallet['last_decision']:%Y-%m-%d %H:%M}"
     else:
         earned = "its first day"

@@ -10,7 +10,7 @@ import sys
 from datetime import timedelta
 
 from pipeline.dumps import live_name, owner_connection
-from shared.clock import Clock
+from shared.clock import Clock, SystemClock
 from shared.db import Database, load_queries
 from shared.job import Context, Outcome, UsageError, job, job_parser, run_job_command
 from shared.settings import Settings
@@ -22,7 +22,8 @@ FEWEST_DAYS = 30  # what status, alerts and the tests of going live look back on
 @job("data_clean")
 def run_once(clock: Clock, database: Database, settings: Settings, keep_days: int = KEEP_DAYS) -> Outcome:
     """Deletes in one transaction; how many rows of each table."""
-    before = {"before": clock.now() - timedelta(days=keep_days)}
+    now = min(clock.now(), SystemClock().now())  # at a moment of the future (--at) all would be old
+    before = {"before": now - timedelta(days=keep_days)}
     queries = load_queries("data_clean")
     with owner_connection(settings, live_name(settings)) as owner, owner.transaction():
         deleted = {table: owner.execute(query, before).rowcount for table, query in queries.items()}

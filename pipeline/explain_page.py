@@ -78,7 +78,7 @@ def _residual(story: Story, console: Console) -> None:
         _plain(console, f"it cannot be asked any more: {residual['refused']}", 3)
         return
     _plain(console, f"action {residual['action']:+.4f} × reach {residual['reach']:g}, agreement "
-           f"{residual['agreement']:.3f}, promoted at a residual of {residual['residual_scale']:g}", 3)  # fmt: skip
+           f"{residual['agreement']:.3f}, its residual counts {residual['residual_scale']:g} ×", 3)  # fmt: skip
     _plain(console, f"each block against its mean over {residual['means_of']}:", 3)
     action, weight = residual["parts"]["action"], residual["parts"]["weight"]
     baseline = story["decision"]["baseline_weight"]
@@ -131,7 +131,8 @@ def _order(story: Story, console: Console) -> None:
     if order is None:
         _heading(console, "6  No order")
         return
-    _heading(console, f"6  Order {order['id']}: {order['state']}")
+    state = order["events"][-1]["event"] if order["events"] else order["state"]  # the trader settles the row later
+    _heading(console, f"6  Order {order['id']}: {state}")
     limit = f" at {order['limit_price'].normalize():f} or better" if order["limit_price"] else ""
     _plain(console, f"{order['side']} {order['quantity'].normalize():f}, {order['type']}{limit}, sized at "
            f"{order['reference_price']:g}; to be sent before {order['deadline']:%m-%d %H:%M:%S}", 3)  # fmt: skip

@@ -90,10 +90,12 @@ class Books:
         resumed = bisect_right(self._resumes, recorded_at)
         since = bisect_left(self._at, self._resumes[resumed - 1]) if resumed else before
         peak = units * float(self._worth[since:before].max()) if since < before else 0.0
-        return History(units * float(self._worth[start - 1]) if start else self._paid_in(as_of), peak)
+        if before:
+            return History(units * float(self._worth[max(start - 1, 0)]), peak)  # on its first day its first decision
+        return History(self._paid_in(recorded_at), peak)
 
-    def _paid_in(self, as_of: datetime) -> float:
-        params = {"wallet_id": self._wallet_id, "as_of": as_of}
+    def _paid_in(self, recorded_at: datetime) -> float:
+        params = {"wallet_id": self._wallet_id, "recorded_at": recorded_at}
         row = self._database.fetch_one(load_queries("explain")["paid_in"], params)
         assert row is not None
         return to_float(row["capital"])

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from psycopg.types.json import Json
 
+from pipeline.alert_channels import open_channels
 from pipeline.commands import no_wallet
 from pipeline.funding import adopt_managed_capital
 from pipeline.go_live_checks import Check, checklist
@@ -30,14 +31,15 @@ def go_live(
     environ: Mapping[str, str],
     reason: str,
     dry_run: bool = False,
+    channels: Sequence[str] = (),
 ) -> list[Check]:
     """Goes through the checklist and, unless ``dry_run``, writes down what was found: granted if all passed, revoked if
-    not. UsageError: no such wallet."""
+    not. ``channels``: the names of those that alerts go to now. UsageError: no such wallet."""
     queries = load_queries("operator")
     row = database.fetch_one(queries["wallet_to_go_live"], {"wallet": wallet, "now": now})
     if row is None:
         raise no_wallet(wallet)
-    checks = checklist(database, home, now, row, environ)
+    checks = checklist(database, home, now, row, environ, channels)
     missing = [check.name for check in checks if not check.passed]
     if not dry_run:
         grant = {
@@ -57,9 +59,15 @@ def _work(context: Context) -> Outcome:
     if not a.reason.strip():
         raise UsageError("say why (REASON=…): going live is written down with its reason")
     if not a.dry_run:
+        if a.at is not None:
+            raise UsageError(
+                "a wallet goes live now: --at, at which an old finding would be a fresh one, is for --dry-run"
+            )
         _adopt_what_the_file_says(database, now, a.wallet)
     # the environment, not the settings: config/.env must not be able to confirm once and for all
-    checks = go_live(database, context.settings.home_path, now, a.wallet, os.environ, a.reason, a.dry_run)  # noqa: TID251
+    environ, home = os.environ, context.settings.home_path  # noqa: TID251
+    channels = [channel.name for channel in open_channels(context.settings)]
+    checks = go_live(database, home, now, a.wallet, environ, a.reason, a.dry_run, channels)
     for check in checks:
         print(f"[{'pass' if check.passed else 'FAIL'}] {check.name}: {check.seen}")
         if not check.passed:
@@ -69,7 +77,7 @@ def _work(context: Context) -> Outcome:
         may_not = "would not be let live" if a.dry_run else "may not trade live"
         raise JobError(f"wallet {a.wallet} {may_not}: {', '.join(missing)}")
     if a.dry_run:
-        return Outcome("nothing", {"wallet": a.wallet, "next": "all passed; without --dry-run it is let live"})
+        return Outcome("nothing", {"wallet": a.wallet, "next": "all passed; without DRY_RUN=1 it is let live"})
     return Outcome("done", {"wallet": a.wallet, "live": True, "next": f"`make resume WALLET={a.wallet} REASON=…`"})
 
 

@@ -5,8 +5,8 @@ Reads only. Nothing passes for want of an answer, except what a venue cannot tel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Candidate:
     now: datetime
     wallet: Row
     environ: Mapping[str, str]
+    channels: Sequence[str]
 
     def newest(self, query: str, **parameters: Any) -> Row | None:
         return self.database.fetch_one(load_queries("operator")[query], parameters)
@@ -55,9 +56,11 @@ class Candidate:
         return f"at {at:%Y-%m-%d %H:%M} UTC"
 
 
-def checklist(database: Database, home: Path, now: datetime, wallet: Row, environ: Mapping[str, str]) -> list[Check]:
+def checklist(
+    database: Database, home: Path, now: datetime, wallet: Row, environ: Mapping[str, str], channels: Sequence[str]
+) -> list[Check]:
     """All of them, whether or not an earlier one passed."""
-    candidate = Candidate(database, home, now, wallet, environ)
+    candidate = Candidate(database, home, now, wallet, environ, channels)
     return [check(candidate) for check in CHECKS]
 
 
@@ -150,6 +153,7 @@ def _key(c: Candidate) -> Check:
     ]
     notes = [
         *(["WARNING: the venue does not tell whether it may withdraw"] if row["withdraw"] is None else []),
+        *(["WARNING: the venue does not tell whether it may trade"] if row["trade"] is None else []),
         *(["WARNING: it works from any address"] if row["ip_restricted"] is False else []),
     ]
     seen = "; ".join([*(against or ["the key may do no more than it should"]), *notes, c.ago(row["recorded_at"])])
@@ -165,11 +169,26 @@ def _home(c: Candidate) -> Check:
 
 
 def _backup(c: Candidate) -> Check:
-    return _operator_check(c, "backup", "backup", BACKUP_WITHIN, "`make backup`")
+    """A dump that could not be restored is no backup."""
+    found = _operator_check(c, "backup", "backup", BACKUP_WITHIN, "`make backup`")
+    tested = c.newest("newest_operator_check", kind="restore-test")
+    if tested is None or tested["passed"]:
+        return found
+    return replace(found, passed=False, seen=f"{found.seen}, but a restore-test FAILED {c.ago(tested['recorded_at'])}")
 
 
 def _alerts(c: Candidate) -> Check:
-    return _operator_check(c, "alerts", "alert-test", ALERT_TEST_WITHIN, "set ALERT_URLS, then `make alert-test`")
+    """The channels that alerts go to now are those that took the test."""
+    found = _operator_check(c, "alerts", "alert-test", ALERT_TEST_WITHIN, "set ALERT_URLS, then `make alert-test`")
+    if not found.passed:
+        return found
+    row = c.newest("newest_operator_check", kind="alert-test")
+    took = row["details"].get("channels", {}) if row else {}
+    untested = [name for name in c.channels if took.get(name) != "delivered"]
+    if untested or not c.channels:
+        what = f"{', '.join(untested)} did not take part" if untested else "ALERT_URLS names no channel now"
+        return replace(found, passed=False, seen=f"{found.seen}, but {what}")
+    return found
 
 
 def _operator_check(c: Candidate, name: str, kind: str, within: timedelta, todo: str) -> Check:

@@ -61,8 +61,13 @@ def _wallets(context: Context) -> Outcome:
         print(f"  equity {row['equity']:,.2f} {row['quote']}, cash {row['cash']:,.2f}")
         print(f"  not managed on its account: {row['unmanaged'] or 'nothing that is known'}" if row["mode"] == "live"
               else "  paper money")  # fmt: skip
-        print(f"  {wallet_state(home, stops[row['name']])}")
+        state = wallet_state(home, stops[row["name"]])
+        if state == "trades" and row["mode"] == "live" and not row["granted"]:
+            state = f"resumed, but nothing is sent until `LIVE_CONFIRM={row['name']} make go-live WALLET={row['name']}`"
+        print(f"  {state}")
         print("\n".join(f"  {line}" for line in limit_lines(row, row["quote"])))
+    if not rows:
+        print("there is no wallet yet: `make wallet WALLET=… CAPITAL=…`; a live one: docs/live-trading.md")
     return Outcome("done" if rows else "nothing", {"wallets": len(rows)})
 
 

@@ -139,7 +139,8 @@ def promotion_line(database: Database, model_id: int) -> str:
     """What status says of the active policy."""
     found = promotion_of(database, model_id)
     if found is None:
-        return f"never promoted: it trades on paper only; `make promote MODEL={model_id}` asks for its proofs"
+        where = "where the market is real, it trades on paper only"
+        return f"never promoted: {where}; `make promote MODEL={model_id}` asks for its proofs"
     said = f"promoted on {found.promoted_at:%Y-%m-%d}: {IN_WORDS[found.verdict]}"
     return f"{said}, so its residual is at ZERO and the baseline trades" if found.residual == 0.0 else said
 

@@ -6,8 +6,9 @@ how far from the market's price it fills. The market's price at a fill: on the s
 its close. A paper fill is at the open itself; what is left there is the rounding to the tick. A live fill has no open
 of its own, so that single differences hold the path of the price within a candle: their mean is what counts.
 
-Market orders only: the kernel has no slippage for limits, and a stop's reference is its level, not the clock. What is
-left out is counted. ``python -m pipeline.slippage_report [--wallet] [--from] [--to]``; FROM is in, TO is not.
+What takes the book at once: market orders, and the immediate-or-cancel limits in which live wallets put their collar.
+The kernel has no slippage for limits that rest, and a stop's reference is its level, not the clock. What is left out is
+counted. ``python -m pipeline.slippage_report [--wallet] [--from] [--to]``; FROM is in, TO is not.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Line:
 
 def compare(fill: Mapping[str, Any]) -> Comparison | str:
     """One row of the query ``fills``; or why it cannot be compared."""
-    if fill["type"] != "market":
+    if fill["type"] != "market" and (fill["type"], fill["time_in_force"]) != ("limit", "ioc"):
         return f"{fill['type'].replace('_', '-')} orders"
     if fill["open"] is None:
         return NO_CANDLE
@@ -173,7 +174,7 @@ def print_report(lines: Iterable[Line], left_out: Mapping[str, int], console: Co
             f"{line.realised:.1f} ({line.realised_median:.1f})", f"{line.difference:+.2f}", interval,
             f"{line.shortfall:+.2f}", f"{line.latency_s:,.1f} s",
         )  # fmt: skip
-    console.print(table if table.row_count else "No fill of a market order to compare in this span.")
+    console.print(table if table.row_count else "No fill of an order that takes the book to compare in this span.")
     for why, count in sorted(left_out.items()):
         console.print(f"left out: {count:,} fills, {why}", markup=False)
 

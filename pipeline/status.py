@@ -147,6 +147,8 @@ def blockers(database: Database, settings: Settings, now: datetime) -> list[str]
     for wallet in wallets:
         if states[wallet["name"]] != "trades":
             found.append(f"{wallet['name']}: {states[wallet['name']]}; `make resume WALLET={wallet['name']} REASON=…`")
+        if wallet["mode"] == "live":
+            found += live_blockers(database, wallet)
         found += silence(database, wallet, now)
         for symbol in wallet["symbols"]:
             at = newest.get((wallet["venue"], symbol))
@@ -155,6 +157,17 @@ def blockers(database: Database, settings: Settings, now: datetime) -> list[str]
     for decision in database.fetch(queries["last_decisions"]):
         found += [f"last decision on {decision['symbol']}: {c['rule']}: {c['because']}" for c in decision["clamps"]]
     return found
+
+
+def live_blockers(database: Database, wallet: Row) -> list[str]:
+    """What else keeps a live wallet's orders away: nobody let it live, or its account does not match its ledger."""
+    name, row = wallet["name"], database.fetch_one(load_queries("cli")["live_wallet"], {"wallet_id": wallet["id"]})
+    assert row is not None
+    let = [] if wallet["granted"] else [
+        f"{name}: not let live: nothing is sent; `LIVE_CONFIRM={name} make go-live WALLET={name}`"
+    ]  # fmt: skip
+    differs = [f"{name}: ledger and account do not match: no entries; `make reconcile`"] if row["unmatched"] else []
+    return [*let, *differs]
 
 
 def show(database: Database, settings: Settings, now: datetime, console: Console) -> None:

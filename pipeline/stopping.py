@@ -91,9 +91,11 @@ def _home() -> Path:
 
 
 def write_row(context: Context, stop: Stop, made: bool) -> Outcome:
-    """The row beside the file; for a wallet that is not there the file that was ``made`` goes again."""
+    """The row beside the file; for a wallet that is not there the file that was ``made`` goes again. A stop is never
+    of the future (--at, a clock elsewhere): it would not hold until then."""
+    at = min(context.clock.now(), SystemClock().now())
     try:
-        issue_command(context.database, context.clock.now(), stop.wallet, stop.mandate, stop.reason, stop.issuer)
+        issue_command(context.database, at, stop.wallet, stop.mandate, stop.reason, stop.issuer)
     except UsageError:
         if made:
             stop.path.unlink(missing_ok=True)
@@ -103,6 +105,8 @@ def write_row(context: Context, stop: Stop, made: bool) -> Outcome:
 
 def resume_command(context: Context) -> Outcome:
     arguments, home, now = context.arguments, _home(), context.clock.now()
+    if arguments.at is not None:
+        raise UsageError("a wallet is resumed now: --at would lift what came in since, unseen")
     reason = (arguments.reason or "").strip()
     wallet = target(arguments)
     if wallet is not None:
@@ -128,14 +132,15 @@ def resume(
             "that first"
         )
     seen = content_of(kill_path(home, wallet))
-    row = _wallets(database, now).get(wallet)
-    if row is None:
-        raise no_wallet(wallet)
-    stops = [*own_stops(home, row), *([row["for_all"]] if row["for_all"] else [])]
-    if stops and not reason:
-        raise UsageError(f"say why (REASON=…): {wallet} was stopped by {'; '.join(stops)}")
-    if not issue_command(database, now, wallet, "resume", reason or WISH, issuer, key):
-        return False
+    with database.transaction():
+        row = _wallets(database, now).get(wallet)
+        if row is None:
+            raise no_wallet(wallet)
+        stops = [*own_stops(home, row), *([row["for_all"]] if row["for_all"] else [])]
+        if stops and not reason:
+            raise UsageError(f"say why (REASON=…): {wallet} was stopped by {'; '.join(stops)}")
+        if not issue_command(database, now, wallet, "resume", reason or WISH, issuer, key):
+            return False
     _lift(home, wallet, seen)
     return True
 
@@ -148,13 +153,16 @@ def resume_all(
     nothing was said for all."""
     if not reason:
         raise UsageError("say why (REASON=…): all wallets trade again")
-    seen, rows = content_of(kill_path(home, None)), _wallets(database, now)
-    if seen is None and not any(row["for_all"] for row in rows.values()):
-        raise UsageError("nothing stops all wallets; `make wallets` shows what stops each, `make resume WALLET=…` one")
-    left = {name: "; ".join(own_stops(home, row)) for name, row in rows.items()}
-    left |= {name: "it was never resumed" for name, row in rows.items() if not (row["resumed"] or left[name])}
-    resumed = [name for name, row in rows.items() if not left[name] and (row["for_all"] or seen is not None)]
+    seen = content_of(kill_path(home, None))
     with database.transaction():
+        rows = _wallets(database, now)
+        if seen is None and not any(row["for_all"] for row in rows.values()):
+            raise UsageError(
+                "nothing stops all wallets; `make wallets` shows what stops each, `make resume WALLET=…` one"
+            )
+        left = {name: "; ".join(own_stops(home, row)) for name, row in rows.items()}
+        left |= {name: "it was never resumed" for name, row in rows.items() if not (row["resumed"] or left[name])}
+        resumed = [name for name, row in rows.items() if not left[name] and (row["for_all"] or seen is not None)]
         for name in resumed:
             issue_command(database, now, name, "resume", reason, issuer)
     _lift(home, None, seen)
@@ -162,6 +170,8 @@ def resume_all(
 
 
 def _wallets(database: Database, now: datetime) -> dict[str, Row]:
+    """What stops each, to be judged and lifted in one transaction: no stop comes in between."""
+    database.fetch(load_queries("operator")["resume_alone"])
     return {row["name"]: row for row in database.fetch(load_queries("operator")["wallet_stops"], {"now": now})}
 
 

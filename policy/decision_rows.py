@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, LiteralString
 
 import numpy as np
 from psycopg.types.json import Json
@@ -49,27 +49,28 @@ def write_decision(
     units: float,
     max_slippage: float | None,
 ) -> tuple[int, int]:
-    """Writes (decisions, orders), all or nothing, and each clamp beside. An instrument without a price has neither.
+    """Writes (decisions, orders) and each clamp beside, in the caller's transaction: all or nothing. An instrument
+    without a price has neither.
     ``max_slippage``: a live wallet's orders are filled no further beyond the close, as a fraction; paper has none."""
     queries, priced = load_queries("policy"), np.flatnonzero(np.isfinite(view.market.prices)).tolist()
-    with database.transaction():
-        installation = database.fetch_one(queries["installation"])
-        assert installation is not None
-        decided = [_decision_row(n, wallet, instruments[n], view, decision, policy, timing) for n in priced]
-        ids = database.fetch_many(queries["insert_decision"], [row | {"units": units} for row in decided])
-        events: list[Row] = []
-        orders: list[Row] = []
-        for n, decision_id in zip(priced, ids, strict=True):
-            events += [_clamp_row(clamp, wallet, instruments[n], decision_id, timing) for clamp in decision.clamps[n]]
-            if decision.plan.quantity[n] != 0.0:
-                order = _order_row(n, wallet, instruments[n], view, decision, timing, max_slippage)
-                order |= {"id": uuid.uuid5(installation["id"], order.pop("key")), "decision_id": decision_id}
-                orders.append(order)
-        database.execute_many(queries["insert_risk_event"], events)
-        database.execute_many(queries["insert_order"], orders)
-        if orders:
-            database.fetch(queries["notify_intents"], {"wallet": wallet["name"]})
-    return len(priced), len(orders)
+    decided = [_decision_row(n, wallet, instruments[n], view, decision, policy, timing) for n in priced]
+    (installation,), *written = database.fetch_together([
+        (queries["installation"], None), *((queries["insert_decision"], row | {"units": units}) for row in decided),
+    ])  # fmt: skip
+    follow: list[tuple[LiteralString, Row]] = []
+    orders = 0
+    for n, (row,) in zip(priced, written, strict=True):
+        clamps = (_clamp_row(clamp, wallet, instruments[n], row["id"], timing) for clamp in decision.clamps[n])
+        follow += [(queries["insert_risk_event"], clamp) for clamp in clamps]
+        if decision.plan.quantity[n] != 0.0:
+            order = _order_row(n, wallet, instruments[n], view, decision, timing, max_slippage)
+            order |= {"id": uuid.uuid5(installation["id"], order.pop("key")), "decision_id": row["id"]}
+            follow.append((queries["insert_order"], order))
+            orders += 1
+    if orders:
+        follow.append((queries["notify_intents"], {"wallet": wallet["name"]}))
+    database.fetch_together(follow)
+    return len(priced), orders
 
 
 def _clamp_row(
@@ -90,7 +91,9 @@ def write_stop(database: Database, wallet: Mapping[str, Any], stop: Stop, timing
     }  # fmt: skip
     database.execute(load_queries("policy")["insert_risk_event"], event)
     told = f"wallet {wallet['name']} is stopped, {stop.rule}: {stop.because}. No entries until `make resume`"
-    raise_alert(database, timing.now, "critical", f"emergency-{stop.rule}:{wallet['name']}", told)
+    # each stop is news, also the second of a day: one key a day would swallow it
+    key = f"emergency-{stop.rule}:{wallet['name']}:{timing.as_of:%H:%M}"
+    raise_alert(database, timing.now, "critical", key, told)
 
 
 def _decision_row(

@@ -76,13 +76,13 @@ class Inputs:
                 ).items()
             }
         )
-        span = {"track": track, "last": last}
-        queries = load_queries("policy")
-        states = database.fetch_rows(MarketState, queries["market_states"], span | {"first": first - timedelta(days=1)})
+        names = ("market_states", "policy_configs")
+        if first == last and not ignore_known_from:
+            names = ("newest_states", "newest_config")  # of a week's rows one is looked at
+        queries, span = load_queries("policy"), {"track": track, "last": last}
+        states = database.fetch_rows(MarketState, queries[names[0]], span | {"first": first - timedelta(days=1)})
         self._states = {h: [s for s in states if s.horizon_s == h] for h in HORIZONS_S}
-        self._configs = database.fetch_rows(
-            PolicyConfig, queries["policy_configs"], span | {"first": first - CONFIG_LOOKBACK}
-        )
+        self._configs = database.fetch_rows(PolicyConfig, queries[names[1]], span | {"first": first - CONFIG_LOOKBACK})
 
     def at(self, as_of: datetime) -> Market:
         """The market at ``as_of``, a close of the decision clock; what is missing of an instrument is in its doubts."""

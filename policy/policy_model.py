@@ -12,7 +12,7 @@ from policy.decision_kernel import OBSERVATION_SIZE
 from policy.observation import policy_schema
 from policy.strategies.residual import Residual
 from shared.db import Database, load_queries
-from shared.model_store import Model, ModelRefused, active_model, model_by_id
+from shared.model_store import Model, ModelRefused, load_model_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,16 @@ class PolicyModel:
 
 def load_policy(database: Database, timeframe_s: int) -> PolicyModel | None:
     """The active policy with the encoder that it was trained on; ModelRefused where it does not fit."""
-    model = active_model(database, "policy")
-    if model is None:
+    row = database.fetch_one(load_queries("policy")["active_policy"])
+    if row is None:
         return None
+    model = load_model_once(database, row["id"], row["sha256"])
     if model.encoder_id is None:
         raise ModelRefused(f"policy model {model.id} names no encoder; train it again with `make train-policy`")
-    encoder = model_by_id(database, model.encoder_id)
+    encoder = load_model_once(database, model.encoder_id, row["encoder_sha256"])
     expected = policy_schema(timeframe_s, encoder.schema_hash, _reach_of(model))
-    promotion = database.fetch_one(load_queries("policy")["newest_promotion"], {"model_id": model.id})
-    terms = (1.0, "") if promotion is None else (promotion["residual"], promotion["verdict"])
-    policy = PolicyModel(model_by_id(database, model.id, expected), encoder, *terms)
+    terms = (1.0, "") if row["residual"] is None else (row["residual"], row["verdict"])
+    policy = PolicyModel(load_model_once(database, model.id, row["sha256"], expected), encoder, *terms)
     _check_answers(policy)
     return policy
 

@@ -19,11 +19,11 @@ def read_portfolio_state(
 ) -> PortfolioState:
     """Of these instruments [N] at ``at``, which is now: open orders count as they are."""
     queries = load_queries("risk")
-    reserved = database.fetch_one(queries["reserved_cash"], {"wallet_id": wallet_id})
-    assert reserved is not None
-    rows = {row["instrument_id"]: row for row in database.fetch(queries["traded_instruments"], {
-        "wallet_id": wallet_id, "at": at,
-    })}  # fmt: skip
+    (reserved,), traded = database.fetch_together([
+        (queries["reserved_cash"], {"wallet_id": wallet_id}),
+        (queries["traded_instruments"], {"wallet_id": wallet_id, "at": at}),
+    ])  # fmt: skip
+    rows = {row["instrument_id"]: row for row in traded}
     found = [rows.get(instrument.id) for instrument in instruments]
     return PortfolioState(
         reserved=to_float(reserved["reserved"]),

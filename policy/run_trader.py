@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, LiteralString
 
 import numpy as np
 from numpy.typing import NDArray
+from psycopg import DataError, IntegrityError
 
 from policy.book import History, make_book, midnight
 from policy.decision_path import Circumstances, decide, risk_context
@@ -30,13 +31,14 @@ from policy.risk.emergency import triggers
 from policy.strategies import STRATEGIES
 from shared.alerts import Severity, raise_alert
 from shared.clock import Clock, floor_time
-from shared.db import Database, load_queries
+from shared.db import Database, DatabaseError, load_queries
 from shared.job import Outcome, job, job_parser, run_job_command
 from shared.money import to_float
 from shared.rows import FloatArray, Instrument
 from shared.settings import Settings
 from shared.simulation import kernel
 
+Rows = Sequence[Mapping[str, Any]]
 log = logging.getLogger("sextant.trader")
 VENUE_CHECK_HOLDS = timedelta(minutes=15)  # the feed looks at the venue at least once a base candle
 
@@ -50,9 +52,12 @@ def run_once(clock: Clock, database: Database, settings: Settings) -> Outcome:
         try:
             settled = _settle(database, wallet)
             decided = _decide(clock, database, settings, wallet)
-        except OverflowError as error:
+        except Exception as error:
+            if isinstance(error, DatabaseError) and not isinstance(error, DataError | IntegrityError):
+                raise  # the database's own trouble is everybody's
+            log.exception("no decision for this wallet", extra={"wallet": wallet["name"]})
             failures[wallet["name"]] = str(error)
-            raise_alert(database, clock.now(), "warning", f"wallet:{wallet['name']}", str(error))
+            raise_alert(database, clock.now(), "warning", f"wallet:{wallet['name']}", f"no decision: {error}")
             continue
         counts = {k: counts[k] + v for k, v in zip(counts, (settled, *decided), strict=True)}
     result: dict[str, Any] = {k: v for k, v in counts.items() if v}
@@ -111,7 +116,8 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
         return 0, 0  # a wallet's first decision is about a candle that closed after an operator resumed it
     if wallet["last_decided"] is not None and as_of <= wallet["last_decided"]:
         return 0, 0
-    instruments = _portfolio(database, wallet)
+    rows = _rows(database, wallet, as_of, now)
+    instruments = _portfolio(wallet, rows["instruments"])
     policy, problem = _policy_for(database, wallet, instruments, step_s, as_of)
     if problem:
         raise_alert(database, now, "warning", "policy-model", problem)
@@ -120,20 +126,21 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
     inputs = Inputs(
         database, instruments, step_s, wallet["track"], encoder_id, operator, as_of, as_of, stale_after_s
     )  # fmt: skip
-    params = {"wallet_id": wallet["id"], "as_of": as_of, "midnight": midnight(as_of), "since": wallet["resumed_at"]}
-    held, last_prices = _positions(database, params, instruments)
+    held, last_prices = _positions(rows["positions"], instruments)
     market = _priced_as_held(inputs.at(as_of), held, last_prices)
-    doubts = _doubts(clock, database, settings, wallet, instruments, market, policy)
+    doubts = _doubts(now, settings, wallet["venue"], rows["checks"], instruments, market, policy)
     _raise_alerts(clock, database, wallet, market, doubts, f"{as_of:%Y-%m-%d %H:%M}")
     if not market.tradable.any():
         return 0, 0  # nothing to decide on; asked again at the next tick, should the candles be late
-    book, units = _book(database, params, as_of, held, market)
-    steering = steering_of(market.config, settings.execution.no_trade_band)
+    book, units = _book(rows["book"][0], as_of, held, market)
+    # A ramp shrinks what is wanted, and the band with it: else a new wallet's small positions were never opened.
+    ramp = 1.0 if wallet["ramp_exposure"] is None else float(wallet["ramp_exposure"])
+    steering = steering_of(market.config, settings.execution.no_trade_band * ramp)
     view = View(market, book, cost_of_a_side(wallet), steering)
     circumstances = Circumstances(
         operator=operator,
         rules=trading_rules(instruments, settings, wallet["max_order_notional"], market.prices),
-        in_flight=_in_flight(database, wallet, instruments),
+        in_flight=_in_flight(rows["in_flight"], instruments),
         wallet_paused=wallet["mandate"] != "trade" or wallet["stopped"] is not None,
         doubts=doubts,
         state=read_portfolio_state(database, wallet["id"], instruments, now),
@@ -148,6 +155,23 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
             for stop in stops:
                 write_stop(database, wallet, stop, timing)
     return counts
+
+
+def _rows(database: Database, wallet: Mapping[str, Any], as_of: datetime, now: datetime) -> dict[str, Rows]:
+    """What a decision reads of its wallet and venue, in one round trip, by what it is."""
+    queries = load_queries("policy")
+    asked: dict[str, tuple[LiteralString, Mapping[str, Any]]] = {
+        "instruments": (
+            load_queries("shared")["find_instruments"], {"venue": wallet["venue"], "symbols": wallet["symbols"]}
+        ),
+        "positions": (queries["positions"], {"wallet_id": wallet["id"], "as_of": as_of}),
+        "book": (queries["wallet_book"], {
+            "wallet_id": wallet["id"], "as_of": as_of, "midnight": midnight(as_of), "since": wallet["resumed_at"],
+        }),
+        "in_flight": (queries["orders_in_flight"], {"wallet_id": wallet["id"]}),
+        "checks": (queries["newest_venue_check"], {"venue": wallet["venue"], "now": now}),
+    }  # fmt: skip
+    return dict(zip(asked, database.fetch_together(list(asked.values())), strict=True))
 
 
 def _policy_for(
@@ -170,11 +194,10 @@ def _limits_of(wallet: Mapping[str, Any], settings: Settings) -> OperatorLimits:
     return limits if ramp is None else replace(limits, max_exposure=min(limits.max_exposure, float(ramp)))
 
 
-def _portfolio(database: Database, wallet: Mapping[str, Any]) -> list[Instrument]:
+def _portfolio(wallet: Mapping[str, Any], rows: Rows) -> list[Instrument]:
     """The wallet's instruments in its order. One that no candle was ever stored for stands in without an id: it has
     no price and is not traded, and the others are sized as if it were there."""
-    asked = {"venue": wallet["venue"], "symbols": wallet["symbols"]}
-    known = {i.symbol: i for i in database.fetch_rows(Instrument, load_queries("shared")["find_instruments"], asked)}
+    known = {row["symbol"]: Instrument(**row) for row in rows}
     one = Decimal(1)
     return [
         known.get(symbol) or Instrument(0, wallet["venue"], symbol, 0, one, one, one, "unknown")
@@ -188,20 +211,20 @@ def doubts_without_policy(market: Market) -> tuple[str, ...]:
 
 
 def _doubts(
-    clock: Clock,
-    database: Database,
+    now: datetime,
     settings: Settings,
-    wallet: Mapping[str, Any],
+    venue: str,
+    checks: Rows,
     instruments: Sequence[Instrument],
     market: Market,
     policy: PolicyModel | None,
 ) -> tuple[str, ...]:
     """What forbids entries into each instrument: what is missing of itself, what its venue says of it, and what its
     venue is in doubt about."""
-    venue = _venue_doubt(clock, database, settings, wallet)
+    of_venue = _venue_doubt(now, settings, venue, checks)
     own = market.doubts if policy else doubts_without_policy(market)
     listed = ["" if i.status == "online" else f"{i.symbol} is {i.status.replace('_', ' ')}" for i in instruments]
-    return tuple("; ".join(filter(None, doubt)) for doubt in zip(own, listed, [venue] * len(own), strict=True))
+    return tuple("; ".join(filter(None, doubt)) for doubt in zip(own, listed, [of_venue] * len(own), strict=True))
 
 
 def _raise_alerts(
@@ -240,15 +263,14 @@ def _raise_alerts(
         )
 
 
-def _venue_doubt(clock: Clock, database: Database, settings: Settings, wallet: Mapping[str, Any]) -> str:
-    """What the feed saw of the wallet's venue that forbids entries, or that it stopped looking.
+def _venue_doubt(now: datetime, settings: Settings, venue: str, checks: Rows) -> str:
+    """What the feed saw of the venue that forbids entries, or that it stopped looking; ``checks``: its newest, if any.
 
     A venue that no feed ever looked at (simulated, files) has no clock to be wrong about.
     """
-    venue, now = wallet["venue"], clock.now()
-    check = database.fetch_one(load_queries("policy")["newest_venue_check"], {"venue": venue, "now": now})
-    if check is None:
+    if not checks:
         return ""
+    (check,) = checks
     if now - check["recorded_at"] >= VENUE_CHECK_HOLDS:
         since = f"{check['recorded_at']:%Y-%m-%d %H:%M}"
         return f"nobody has looked at {venue} and its clock since {since}: is the feed running?"
@@ -260,12 +282,10 @@ def _venue_doubt(clock: Clock, database: Database, settings: Settings, wallet: M
     return ""
 
 
-def _positions(
-    database: Database, params: Mapping[str, Any], instruments: Sequence[Instrument]
-) -> tuple[FloatArray, FloatArray]:
+def _positions(rows: Rows, instruments: Sequence[Instrument]) -> tuple[FloatArray, FloatArray]:
     """What is held of each instrument [N], and the price it was last decided at; NaN where nothing ever was."""
-    rows = {row["instrument_id"]: row for row in database.fetch(load_queries("policy")["positions"], params)}
-    found = [rows.get(i.id) for i in instruments]
+    by_id = {row["instrument_id"]: row for row in rows}
+    found = [by_id.get(i.id) for i in instruments]
     held = np.array([to_float(row["quantity"]) if row else 0.0 for row in found])
     return held, np.array([row["last_price"] if row and row["last_price"] else np.nan for row in found])
 
@@ -277,13 +297,9 @@ def _priced_as_held(market: Market, held: FloatArray, last_prices: FloatArray) -
     return replace(market, prices=np.where(forgotten, last_prices, market.prices)) if forgotten.any() else market
 
 
-def _book(
-    database: Database, params: Mapping[str, Any], as_of: datetime, held: FloatArray, market: Market
-) -> tuple[Book, float]:
+def _book(row: Mapping[str, Any], as_of: datetime, held: FloatArray, market: Market) -> tuple[Book, float]:
     """The wallet's book, and its units. As in a fund, money that comes or goes buys or sells units at what one is
     worth, and the day's start and the peak are values of one unit: no deposit is a gain, no withdrawal a loss."""
-    row = database.fetch_one(load_queries("policy")["wallet_book"], params)
-    assert row is not None
     cash, units, paid_in = to_float(row["cash"]), row["units"], to_float(row["paid_in"])
     if paid_in:
         equity = kernel.equity(cash, held, market.prices)
@@ -294,8 +310,7 @@ def _book(
     return make_book(as_of, cash, held, market.prices, history), units
 
 
-def _in_flight(database: Database, wallet: Mapping[str, Any], instruments: Sequence[Instrument]) -> NDArray[np.bool_]:
-    rows = database.fetch(load_queries("policy")["orders_in_flight"], {"wallet_id": wallet["id"]})
+def _in_flight(rows: Rows, instruments: Sequence[Instrument]) -> NDArray[np.bool_]:
     busy = {row["instrument_id"] for row in rows}
     return np.array([i.id in busy for i in instruments])
 

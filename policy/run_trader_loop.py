@@ -6,6 +6,7 @@ A tick runs on each notification, and in any case on the base timeframe, ``execu
 that is missed costs a delay and nothing else, as does an encoder that does not notify (new rows are looked for each
 second). Since a candle is decided about once, a decision waits, PATIENCE_S at most, until candle and embedding of
 all its instruments are in. Each tick takes the job's lock: cron may run beside it, and a second loop is merely idle.
+A sign of life goes out once a base candle, as after each of cron's runs.
 SIGTERM and SIGINT let a tick that runs end, and leave within LISTEN_S; a second one ends the process as usual.
 """
 
@@ -25,6 +26,7 @@ from shared.alerts import raise_alert
 from shared.clock import Clock, Timer, floor_time, open_clock
 from shared.db import Database, DatabaseError, DatabaseUnavailable, load_queries
 from shared.errors import SextantError
+from shared.heartbeat import beat
 from shared.job import Outcome
 from shared.log import configure_logging
 from shared.schema import open_database
@@ -109,6 +111,7 @@ class TraderLoop:
     def _run(self) -> None:
         now = self.clock.now()
         base_s = self.settings.universe.base_timeframe_s
+        on_time = self._on_time is None or now >= self._on_time
         self._on_time = floor_time(now - self._delay, base_s) + self._delay + timedelta(seconds=base_s)
         try:
             outcome = self.tick(self.clock, self.database, self.settings)
@@ -116,6 +119,7 @@ class TraderLoop:
             raise  # reached anew
         except Exception:  # the job has recorded it and alarms; the next tick may fare better
             log.exception("a tick failed; the loop goes on")
+            beat(self.settings.heartbeat_url, "run_trader", passed=False, wait=False)
             self._wanted_since = None
             return
         if outcome.status == "busy":
@@ -124,6 +128,8 @@ class TraderLoop:
         self._wanted_since = None
         self.ticks += 1
         log.info(outcome.status, extra={"job": "run_trader", **outcome.result})
+        if on_time:
+            beat(self.settings.heartbeat_url, "run_trader", passed=True, wait=False)
 
 
 def run_loop(

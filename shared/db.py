@@ -83,14 +83,6 @@ class Database:
             cursor.executemany(query, rows)
             return cursor.rowcount
 
-    def fetch_many(self, query: LiteralString, rows: Sequence[Params]) -> list[Any]:
-        """Runs one statement that returns one value for many parameter sets in one round trip; the values, in order."""
-        if not rows:
-            return []
-        with self.connection.cursor() as cursor:
-            cursor.executemany(query, rows, returning=True)
-            return [value for result in cursor.results() for (value,) in result]
-
     def fetch(self, query: LiteralString, params: Params | None = None) -> list[dict[str, Any]]:
         with self.connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(query, params).fetchall()
@@ -98,6 +90,12 @@ class Database:
     def fetch_one(self, query: LiteralString, params: Params | None = None) -> dict[str, Any] | None:
         with self.connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(query, params).fetchone()
+
+    def fetch_together(self, asked: Sequence[tuple[LiteralString, Params | None]]) -> list[list[dict[str, Any]]]:
+        """Several statements in one round trip, run in this order; the rows of each. One that fails fails them all."""
+        with self.connection.pipeline():
+            cursors = [self.connection.cursor(row_factory=dict_row).execute(query, params) for query, params in asked]
+        return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
     def fetch_rows(self, row: type[Row], query: LiteralString, params: Params | None = None) -> list[Row]:
         """Rows as instances of ``row``, whose field names are the query's column names."""

@@ -18,16 +18,19 @@ TIMEOUT_S = 5.0
 log = logging.getLogger("sextant.heartbeat")
 
 
-def beat(url: SecretStr | None, job: str, passed: bool) -> None:
+def beat(url: SecretStr | None, job: str, passed: bool, wait: bool = True) -> None:
     """Asks for ``url`` where a job was done, for ``url``/fail where it was not; nothing without a URL.
 
-    Never raises and takes no longer than TIMEOUT_S: the run it tells of is over, whatever becomes of its news.
+    Never raises and takes no longer than TIMEOUT_S: the run it tells of is over, whatever becomes of its news. A
+    service that has more to do does not ``wait``.
     """
     if url is None:
         return
     # A thread, for a name server that does not answer knows no timeout; a daemon, for nobody may wait for it at exit.
     asking = threading.Thread(target=_ask, args=(url.get_secret_value(), job, passed), name="heartbeat", daemon=True)
     asking.start()
+    if not wait:
+        return
     asking.join(TIMEOUT_S)
     if asking.is_alive():
         log.warning("the heartbeat was not taken", extra={"job": job, "because": f"no answer within {TIMEOUT_S:g} s"})

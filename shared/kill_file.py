@@ -141,5 +141,20 @@ def lift(home: Path, wallet: str | None, seen: bytes | None) -> bool:
     if now is not None:
         if path.is_dir():
             raise CannotStop(f"{path} is a directory: it stops like a file, and only you can take it away")
-        path.unlink(missing_ok=True)
+        return _take_away(path, now)
     return True
+
+
+def _take_away(path: Path, seen: bytes) -> bool:
+    """Puts the file aside before it looks once more: what was appended since ``seen`` goes back, and whoever appends
+    from now on finds the file gone and writes it anew (_append)."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return True
+    late = content_of(aside)
+    if late != seen:
+        _append(path, b"\n" + (late or b""))
+    aside.unlink()
+    return late == seen

@@ -116,14 +116,14 @@ def load_model(row: Mapping[str, Any], expected_schema: Mapping[str, Any] | None
 def active_model(database: Database, kind: str, expected_schema: Mapping[str, Any] | None = None) -> Model | None:
     """The active model of a kind; None when there is none, ModelRefused when it must not be used."""
     row = database.fetch_one(load_queries("shared")["active_model"], {"kind": kind})
-    return None if row is None else _load_once(database, row["id"], row["sha256"], expected_schema)
+    return None if row is None else load_model_once(database, row["id"], row["sha256"], expected_schema)
 
 
 def model_by_id(database: Database, model_id: int, expected_schema: Mapping[str, Any] | None = None) -> Model:
     row = database.fetch_one(load_queries("shared")["model_hash"], {"id": model_id})
     if row is None:
         raise ModelRefused(f"model {model_id} is not in this database; train one, or name another")
-    return _load_once(database, model_id, row["sha256"], expected_schema)
+    return load_model_once(database, model_id, row["sha256"], expected_schema)
 
 
 # Models that passed every check, by id and hash: a replay asks for the same two each hour. Kept for each database
@@ -132,7 +132,8 @@ _LOADED: WeakKeyDictionary[Database, dict[tuple[int, str], Model]] = WeakKeyDict
 MAX_LOADED = 8
 
 
-def _load_once(database: Database, model_id: int, sha256: str, expected: Mapping[str, Any] | None) -> Model:
+def load_model_once(database: Database, model_id: int, sha256: str, expected: Mapping[str, Any] | None = None) -> Model:
+    """The model whose row was just read with this hash: it is loaded and checked where that has not been done yet."""
     loaded = _LOADED.setdefault(database, {})
     model = loaded.get((model_id, sha256))
     if model is None:

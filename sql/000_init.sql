@@ -827,6 +827,7 @@ CREATE TABLE IF NOT EXISTS orders (
         CHECK (side = 'buy' OR (bracket_stop IS NULL AND bracket_target IS NULL AND bracket_trail IS NULL))
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_order_a_decision ON orders (decision_id) WHERE purpose = 'trade';
+CREATE INDEX IF NOT EXISTS orders_of_an_instrument ON orders (wallet_id, instrument_id, purpose);
 CREATE INDEX IF NOT EXISTS open_orders ON orders (wallet_id, instrument_id)
     WHERE state IN ('intended', 'sending', 'accepted', 'canceling', 'amending', 'unknown');
 
@@ -892,6 +893,9 @@ CREATE TABLE IF NOT EXISTS order_events (
 CREATE UNIQUE INDEX IF NOT EXISTS at_most_once ON order_events (order_id, event)
     WHERE event IN ('sending', 'rejected', 'filled', 'canceled', 'expired');
 CREATE INDEX IF NOT EXISTS events_of_an_order ON order_events (order_id, id);
+CREATE INDEX IF NOT EXISTS ended_lately ON order_events (at)
+    WHERE event IN ('rejected', 'filled', 'canceled', 'expired');
+CREATE INDEX IF NOT EXISTS orders_by_venue_id ON order_events (venue_order_id) WHERE venue_order_id IS NOT NULL;
 
 -- Only legal transitions (policy/execution/order_states.py draws them; tested equal), and nothing goes out that
 -- approve() did not let through.
@@ -1080,7 +1084,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
         WHEN k.mandate = 'halt' THEN 'the wallet is halted: nothing is sent'
         WHEN w.mode = 'live' AND in_epoch IS DISTINCT FROM s.epoch
             THEN format('epoch %s is over: another sender has taken over', coalesce(in_epoch::text, 'of nobody'))
-        WHEN w.mode = 'live' AND g.granted IS NOT TRUE THEN 'the wallet was not let live: make go-live WALLET=…'
+        WHEN w.mode = 'live' AND (g.granted IS NULL OR o.side = 'buy' AND NOT g.granted)
+            THEN 'the wallet was not let live: make go-live WALLET=…'
         WHEN i.status = 'delisted' THEN format('%s is delisted', i.symbol)
         WHEN w.mode = 'live' AND o.quantity % i.lot_size <> 0
             THEN format('a quantity of %s is not in whole lots of %s', o.quantity, i.lot_size)
@@ -1110,7 +1115,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
             THEN format('bought more than %s within 24 hours', l.max_day_notional)
         WHEN (coalesce(p.quantity, 0) + coalesce(b.buying, 0) + o.quantity) * m.close::numeric > l.max_position_notional
             THEN format('position above the limit of %s', l.max_position_notional)
-        WHEN w.mode = 'live' AND b.reserved + o.quantity * greatest(o.reference_price::numeric, o.limit_price) > c.amount
+        WHEN w.mode = 'live' AND b.reserved + o.quantity * greatest(o.reference_price::numeric, o.limit_price)
+                                 * (1 + w.taker_fee_bps / 10000) > c.amount
             THEN 'costs more than the cash that no other order has reserved'
         WHEN w.mode = 'live' AND at_time < g.since + make_interval(days => l.ramp_days)
              AND coalesce(e.position_value, 0) + b.reserved + o.quantity * o.reference_price::numeric

@@ -17,10 +17,14 @@ from policy.execution.brackets import is_stop
 from policy.execution.crashpoints import crashpoint
 from policy.execution.desk import Desk, Row
 from policy.execution.order_states import FINAL, UNDECIDED
+from policy.execution.requests import still_amending
 from policy.execution.venues.protocol import LedgerEntry, VenueFill, VenueOrder
 from shared.clock import from_unix
 
-OVERLAP_S = 60.0  # what was known last is read again: a venue lists late what happened together
+OVERLAP_S = 60.0  # before an order was sent: clocks differ
+# How long before the last comparison of ledger and account is read again, for venues list late what happened together;
+# more of it where that comparison did not match, for then something may be missing.
+SETTLED_S, DOUBTED_S = 3_600.0, 48 * 3_600.0
 MISSES = 3  # answers without the order
 PATIENCE = timedelta(seconds=60)  # between its deadline at the venue and the last of those answers
 Listed = Mapping[str, VenueOrder]
@@ -35,25 +39,26 @@ def own_id(client_id: str | None) -> UUID | None:
     return found if found.version == 5 else None
 
 
-def read_account(desk: Desk) -> None:
+def read_account(desk: Desk, since: float | None = None, *, doubted: bool = False) -> None:
     """Brings order_events, fills and external_fills up to what the account says now. CouldNotAsk: try again later;
-    what was written by then is true."""
-    connected = desk.wallet["connected_at"].timestamp()
-    newest = desk.ask_one("newest_fill")
-    since_fill = max(connected, newest["at"].timestamp() - OVERLAP_S if newest and newest["at"] else connected)
-    ours = desk.ask("open_orders")
+    what was written by then is true. ``since``: ended orders from then on are listed, too, for a comparison;
+    ``doubted``: something may be missing from long before."""
+    known_until, ours = settled_until(desk, doubted=doubted), desk.ask("open_orders")
     # An order that ends between the two answers is in the later one; asked the other way round it would be in neither.
     shown = desk.venue.open_orders()
     still = {str(o["order_id"]) for o in ours} & {order.client_id for order in shown}
-    closed = desk.venue.closed_orders(_earliest(since_fill, [o for o in ours if str(o["order_id"]) not in still]))
+    away = [o for o in ours if str(o["order_id"]) not in still]
+    first = min(_earliest(desk, known_until, away), known_until if since is None else since)
+    closed = desk.venue.closed_orders(first)
+    desk.listed = first, (*shown, *closed)
     listed = {order.venue_order_id: order for order in (*shown, *closed)}
     undecided = {(o["symbol"], o["side"]) for o in ours if o["state"] in UNDECIDED and str(o["order_id"]) not in
                  {order.client_id for order in listed.values()}}  # fmt: skip
     by_client = {order.client_id: order for order in listed.values() if order.client_id}
     # Of an order that has not ended a trade may be listed late, long after others that came later.
     awaited = [o for o in ours if _has_more(o, by_client.get(str(o["order_id"])))]
-    for fill in desk.venue.fills(_earliest(since_fill, awaited)):
-        if fill.filled_at >= connected:
+    for fill in desk.venue.fills(_earliest(desk, known_until, awaited)):
+        if fill.filled_at >= connected_at(desk):
             _take_fill(desk, fill, listed, undecided)
     for order in ours:
         told = by_client.get(str(order["order_id"])) or listed.get(order["venue_order_id"] or "")
@@ -62,12 +67,32 @@ def read_account(desk: Desk) -> None:
         else:
             _follow(desk, order, told)
     _look_for_strangers(desk, listed.values())
+    _look_for_doubles(desk, listed.values())
 
 
-def _earliest(since: float, orders: Iterable[Row]) -> float:
-    """From when on to ask, so that nothing of these orders is left out."""
-    first: float = min([since, *(order["sent_at"].timestamp() for order in orders)])
-    return first - OVERLAP_S
+def connected_at(desk: Desk) -> float:
+    return float(desk.wallet["connected_at"].timestamp())
+
+
+def settled_until(desk: Desk, *, doubted: bool = False) -> float:
+    """Until when all that happened on the account is known here: some time before ledger and account were compared
+    last, for a movement that was missing then would have been found missing. Without it the account's whole history
+    would be read each time."""
+    newest = desk.ask_one("newest_reconciliation")
+    if newest is None:
+        return connected_at(desk)
+    margin = DOUBTED_S if doubted or newest["unmatched"] else SETTLED_S
+    return float(max(connected_at(desk), newest["recorded_at"].timestamp() - margin))
+
+
+def _earliest(desk: Desk, since: float, orders: Iterable[Row]) -> float:
+    """From when on to ask, so that nothing of these orders is left out. What was known to rest at the last comparison
+    has not ended, nor been filled unseen, long before it; of what is undecided nothing is known."""
+    doubted = settled_until(desk, doubted=True)
+    first = [
+        o["sent_at"].timestamp() if o["state"] in UNDECIDED else max(o["sent_at"].timestamp(), doubted) for o in orders
+    ]
+    return float(min([since, *first])) - OVERLAP_S
 
 
 def _has_more(order: Row, told: VenueOrder | None) -> bool:
@@ -123,6 +148,8 @@ def _follow(desk: Desk, order: Row, told: VenueOrder) -> None:
     if order["state"] in UNDECIDED:
         desk.write("insert_lookup", order_id=order["order_id"], found=True, at=desk.now())
     if told.state == "open":
+        if still_amending(desk, order) and _was_changed(order, told, "asked_"):
+            return  # the request may still be under way: what is listed is no answer to it yet
         if order["state"] != "accepted":
             desk.record(order["order_id"], "accepted", f"found open at the venue: {told.detail}",
                         venue_order_id=told.venue_order_id, quantity=told.quantity,
@@ -155,11 +182,12 @@ def _follow(desk: Desk, order: Row, told: VenueOrder) -> None:
     crashpoint("account.after_end")
 
 
-def _was_changed(order: Row, told: VenueOrder) -> bool:
+def _was_changed(order: Row, told: VenueOrder, what: str = "") -> bool:
     """Whether a resting order is not what was last confirmed: an amendment that nobody heard of took effect after the
-    order was looked at. A trailing stop moves by itself."""
-    moved = order["stop_price"] is not None and told.stop_price is not None and order["stop_price"] != told.stop_price
-    return bool(told.quantity != order["quantity"] or moved)
+    order was looked at. ``what`` = "asked_": not what the last amendment asked for. A trailing stop moves by itself."""
+    stop_price = order[f"{what}stop_price"]
+    moved = stop_price is not None and told.stop_price is not None and stop_price != told.stop_price
+    return bool(told.quantity != order[f"{what}quantity"] or moved)
 
 
 def _filled(desk: Desk, order: Row) -> Decimal:
@@ -181,6 +209,11 @@ def _miss(desk: Desk, order: Row) -> None:
     if order["state"] in UNDECIDED:
         if _filled(desk, order) > 0:
             return  # a trade of it is known: it was there, whatever the lists say
+        since = order["sent_at"].timestamp() - OVERLAP_S
+        told = desk.venue.find(order["symbol"], order_id, order["venue_order_id"], since)
+        if told is not None:  # asked for by itself it is there, whatever the lists say
+            _follow(desk, order, told)
+            return
         if order["state"] == "sending":
             desk.record(order_id, "unknown", "it was never learnt whether the venue took it")
         desk.record(order_id, "rejected", f"never accepted: {row['misses']} answers of the venue without it, the last "
@@ -193,13 +226,16 @@ def _miss(desk: Desk, order: Row) -> None:
 
 def _look_for_strangers(desk: Desk, listed: Iterable[VenueOrder]) -> None:
     """An order of our own format that our ledger does not know: another installation on this key, or a ledger from an
-    old backup. What the operator knew of when resuming the wallet is not told again."""
+    old backup; or one that it gave up. What the operator knew of when resuming the wallet is not told again."""
     resumed = desk.wallet["resumed_at"]
     for order in listed:
         order_id = own_id(order.client_id)
         if order_id is None or (resumed is not None and order.opened_at < resumed.timestamp()):
             continue
-        if desk.ask_one("order_of_client_id", order_id=order_id) is None:
+        known = desk.ask_one("order_of_client_id", order_id=order_id)
+        if known is not None and known["state"] == "rejected" and order.state == "open":
+            _take_back(desk, order)
+        if known is None:
             desk.find("stranger", f"order {order.venue_order_id} ({order.client_id})", "not in this ledger",
                       f"{order.state}, opened {from_unix(order.opened_at):%Y-%m-%d %H:%M:%S}")  # fmt: skip
             desk.alert("critical", "another-installation", "its account has orders that Sextant made and this database "
@@ -207,13 +243,32 @@ def _look_for_strangers(desk: Desk, listed: Iterable[VenueOrder]) -> None:
                        "until `make resume`")  # fmt: skip
 
 
-def read_flows(desk: Desk) -> None:
+def _look_for_doubles(desk: Desk, listed: Iterable[VenueOrder]) -> None:
+    """Two orders of one intent: a copy of this database works for the same account."""
+    numbers: dict[str, list[str]] = {}
+    for order in listed:
+        if own_id(order.client_id) is not None:
+            numbers.setdefault(str(order.client_id), []).append(order.venue_order_id)
+    for client_id, twice in numbers.items():
+        told = f"at the venue as {', '.join(sorted(twice))}"
+        if len(twice) > 1 and desk.find("stranger", f"order {client_id}", "sent once", told):
+            desk.alert("critical", f"order-doubled-{client_id}", f"order {client_id} is {told}: does a copy of this "
+                       "database work with the same key? No entries until `make resume`")  # fmt: skip
+
+
+def _take_back(desk: Desk, order: VenueOrder) -> None:
+    """An order that certainly was not there, and is: its row has ended, so nothing else would ever look after it."""
+    desk.find("order", f"order {order.client_id}", "never accepted", f"open, {order.filled} filled")
+    told = f"order {order.client_id} was never accepted, and rests at the venue now: it is cancelled"
+    desk.alert("critical", f"order-revived-{order.client_id}", told)
+    if desk.mandate() != "halt":
+        desk.venue.cancel(order.symbol, order.venue_order_id)
+
+
+def read_flows(desk: Desk, *, doubted: bool = False) -> None:
     """Writes down what came to the account or left it other than by trading."""
-    connected = desk.wallet["connected_at"].timestamp()
-    newest = desk.ask_one("newest_flow")
-    since = max(connected, newest["at"].timestamp() - OVERLAP_S if newest and newest["at"] else connected)
-    for entry in desk.venue.ledger(since):
-        if entry.kind != "trade" and entry.at >= connected:
+    for entry in desk.venue.ledger(settled_until(desk, doubted=doubted)):
+        if entry.kind != "trade" and entry.at >= connected_at(desk):
             _take_flow(desk, entry)
 
 

@@ -98,7 +98,7 @@ def import_account(desk: Desk) -> None:
     desk.wallet = {**desk.wallet, "connected_at": at}
     crashpoint("connect.after_import")
     desk.count("imported_assets", len(found))
-    told = ", ".join(f"{amount} {asset}" for asset, amount in found.items()) or "nothing"
+    told = ", ".join(f"{amount.normalize():f} {asset}" for asset, amount in found.items()) or "nothing"
     desk.alert("info", "account-imported", f"its account has {told}; {own} {quote} of it is managed, the rest is left "
                "alone (`make wallet-adopt`)")  # fmt: skip
     if history:

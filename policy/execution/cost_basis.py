@@ -96,11 +96,15 @@ def position_of(moves: Iterable[Move]) -> Position:
     return position
 
 
-def read_positions(database: Database, wallet_id: int, until: datetime = FOREVER) -> dict[int, Position]:
+def read_positions(
+    database: Database, wallet_id: int, until: datetime = FOREVER, instrument_id: int | None = None
+) -> dict[int, Position]:
     """A wallet's positions by instrument id, as fills and managed flows up to ``until`` made them; one that was sold
-    is there with what it gained. CostUnknown names the row that no cost can be made of."""
+    is there with what it gained; ``instrument_id``: of that one alone. CostUnknown names the row that no cost can be
+    made of."""
     moves: dict[int, list[Move]] = {}
-    for row in database.fetch(load_queries("cost_basis")["moves"], {"wallet_id": wallet_id, "until": until}):
+    asked = {"wallet_id": wallet_id, "until": until, "instrument_id": instrument_id}
+    for row in database.fetch(load_queries("cost_basis")["moves"], asked):
         moves.setdefault(row["instrument_id"], []).append(_move(row))
     return {instrument_id: position_of(own) for instrument_id, own in moves.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -15,7 +15,7 @@ from uuid import UUID
 from psycopg.types.json import Json
 
 from policy.execution.order_states import OrderState
-from policy.execution.venues.protocol import TradingVenue
+from policy.execution.venues.protocol import TradingVenue, VenueOrder
 from shared.alerts import Severity, raise_alert
 from shared.clock import Clock
 from shared.db import Database, load_queries
@@ -89,6 +89,10 @@ class Desk:
     findings: list[dict[str, str]] = field(default_factory=list)
     key_findings: list[dict[str, str]] = field(default_factory=list)  # of the newest look at the key's rights
     counts: dict[str, int] = field(default_factory=dict)
+    listed: tuple[float, Sequence[VenueOrder]] | None = (
+        None  # open orders and those that ended since then, as last read
+    )
+    doubt: str = ""  # what could not be found out in this pass, without which nothing is entered
 
     @property
     def wallet_id(self) -> int:

@@ -22,7 +22,7 @@ def dry_pass(desk: Desk) -> None:
     read_account(desk)
     unmatched = reconcile(desk)
     mandate, doubt = desk.mandate(), doubt_of(desk, desk.venue.status())
-    print(f"{desk.wallet['name']}: may {mandate}; {unmatched} unmatched; {doubt or 'nothing in doubt'}")
+    print(f"{desk.wallet['name']}: mandate {mandate}; {unmatched} unmatched; {doubt or 'nothing in doubt'}")
     for intent in desk.ask("intents", now=desk.now()):
         verdict = desk.ask_one("refusal", id=intent["order_id"], at=desk.now(), epoch=desk.session.epoch)
         assert verdict is not None

@@ -12,8 +12,9 @@ from policy.execution.connect import check_key, import_account, measure_clock, r
 from policy.execution.desk import Desk
 from policy.execution.flatten import flatten
 from policy.execution.protect import make_room, protect, sell_at_targets
-from policy.execution.reconcile import is_due, reconcile
+from policy.execution.reconcile import first_compared, is_due, reconcile
 from policy.execution.requests import cancel, send
+from policy.execution.venues.protocol import CouldNotAsk
 
 SKEW_LIMIT_S = 5.0
 
@@ -30,14 +31,40 @@ def run_pass(desk: Desk) -> None:
         check_key(desk)
     if desk.wallet["connected_at"] is None:
         import_account(desk)
-    read_account(desk)
-    if first or is_due(desk):
-        reconcile(desk)
+    due = first or is_due(desk)
+    read_account(desk, first_compared(desk) if due else None)
+    desk.doubt, silence = "", None
+    if due or desk.findings:
+        silence = _compare(desk)
     mandate = desk.mandate()
-    if mandate == "halt":
-        for intent in desk.ask("intents", now=desk.now()):  # else a resume would send what was decided before the halt
-            desk.record(intent["order_id"], "canceled", "the wallet is halted: nothing is sent")
-        return
+    _drop_overtaken(desk, mandate)
+    if mandate != "halt":
+        _act(desk, mandate)
+    if silence is not None:
+        raise silence
+
+
+def _compare(desk: Desk) -> CouldNotAsk | None:
+    """What could not be compared keeps entries away, and no exit: the pass goes on, and fails at its end."""
+    try:
+        reconcile(desk)
+    except CouldNotAsk as error:
+        if error.fatal:
+            raise
+        desk.doubt = f"ledger and account could not be compared ({error})"
+        return error
+    return None
+
+
+def _drop_overtaken(desk: Desk, mandate: str) -> None:
+    """Without this a resume would send what was decided before a halt, or an entry from before any stop."""
+    halted = mandate == "halt"
+    told = "the wallet is halted: nothing is sent" if halted else "it was decided before the wallet was resumed"
+    for intent in desk.ask("overtaken_intents", halted=halted, resumed_at=desk.wallet["resumed_at"]):
+        desk.record(intent["order_id"], "canceled", told)
+
+
+def _act(desk: Desk, mandate: str) -> None:
     _obey(desk, mandate)
     sell_at_targets(desk)
     if _send_all(desk):
@@ -47,14 +74,15 @@ def run_pass(desk: Desk) -> None:
         protect(desk)
     if _send_all(desk, only="protect"):
         read_account(desk)
-    if desk.findings:
+    if desk.findings and not desk.doubt:
         reconcile(desk)
 
 
 def _obey(desk: Desk, mandate: str) -> None:
     if mandate in ("kill", "flatten"):
         for order in desk.ask("open_orders"):
-            if order["side"] == "buy":
+            # A sale that waits for its price would hold what is to be sold now.
+            if order["side"] == "buy" or (mandate == "flatten" and order["purpose"] == "trade"):
                 cancel(desk, order, f"the wallet is stopped ({mandate})")
     if mandate == "flatten":
         flatten(desk)
@@ -65,7 +93,7 @@ def _send_all(desk: Desk, only: str | None = None) -> int:
     intents = desk.ask("intents", now=desk.now())
     if not intents:
         return 0
-    status, offered = desk.venue.status(), 0
+    status, offered = _status(desk), 0
     for intent in intents:
         if only is not None and intent["purpose"] != only:
             continue
@@ -90,10 +118,20 @@ def _send_all(desk: Desk, only: str | None = None) -> int:
     return offered
 
 
+def _status(desk: Desk) -> str:
+    try:
+        return desk.venue.status()
+    except CouldNotAsk as error:  # exits are tried all the same: the venue itself refuses what it does not take
+        desk.doubt = desk.doubt or str(error)
+        return "online"
+
+
 def doubt_of(desk: Desk, status: str) -> str:
     """What forbids entries at this moment, beside what approve() looks at; empty where nothing does."""
     if status != "online":
         return f"{desk.wallet['venue']} is {status.replace('_', ' ')}"
+    if desk.doubt:
+        return desk.doubt
     if abs(desk.skew_s) > SKEW_LIMIT_S:
         side = "behind" if desk.skew_s > 0 else "ahead of"
         return f"this machine's clock is {abs(desk.skew_s):.1f} s {side} {desk.wallet['venue']}'s"

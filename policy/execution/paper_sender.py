@@ -1,8 +1,9 @@
 """Paper wallets: approved intents are accepted at once and filled at the open of a candle, as the kernel fills them;
-brackets are left inside one (paper_brackets)."""
+brackets are left inside one (paper_brackets). What an operator's kill does at a venue is done here, by the commands."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,23 +12,47 @@ from policy.execution.paper_brackets import PaperBrackets
 from shared.db import Database, load_queries
 from shared.exchanges.paper import fill_market_order
 
+FLATTEN_WITHIN = timedelta(hours=1)  # a candle must open until then; else it is written anew
+
 
 def send_on_paper(database: Database, now: datetime) -> dict[str, int]:
     """First what the market did meanwhile (fills, expiries), then the new intents; how often each event was written."""
     counts = {"filled": 0, "canceled": 0, "expired": 0, "accepted": 0, "rejected": 0}
     queries = load_queries("sender")
     brackets = PaperBrackets(database, now, _record)
+    stopped = {row["id"]: row for row in database.fetch(queries["stopped_entries"], {"now": now})}
     for order in database.fetch(queries["working_orders"], {"now": now}):
         if order["opened_at"] is not None:
             counts["filled"] += brackets.leave_before(order["opened_at"])
-        outcome = None if order["id"] in brackets.cancelled else _settle(database, order, now)
+        if order["id"] in brackets.cancelled:
+            continue
+        stop = stopped.get(order["id"])
+        if stop is not None and (order["opened_at"] is None or order["opened_at"] >= stop["since"]):
+            _record(database, order["id"], "canceled", f"the operator stops the wallet: {stop['mandate']}", now)
+            outcome: str | None = "canceled"
+        else:
+            outcome = _settle(database, order, now)
         if outcome:
             counts[outcome] += 1
     counts["filled"] += brackets.leave_before()
     counts["canceled"] += len(brackets.cancelled)
+    _flatten(database, now)
     for intent in database.fetch(queries["new_intents"]):
         counts[_send(database, intent["id"], now)] += 1
     return counts
+
+
+def _flatten(database: Database, now: datetime) -> None:
+    """Writes the sale of each position of a wallet that its operator flattens; once, until it has ended."""
+    queries = load_queries("sender")
+    for wallet in database.fetch(queries["wallets_to_flatten"], {"now": now}):
+        asked = {"wallet_id": wallet["id"], "now": now}
+        installation = database.fetch_one(load_queries("live_sender")["installation"])
+        assert installation is not None
+        for holding in database.fetch(queries["holdings_to_flatten"], asked):
+            name = f"{wallet['id']}:{holding['instrument_id']}:{now.isoformat()}:flatten"
+            order = {**holding, **asked, "id": uuid.uuid5(installation["id"], name), "deadline": now + FLATTEN_WITHIN}
+            database.execute(queries["insert_flatten"], order)
 
 
 def _send(database: Database, order_id: Any, now: datetime) -> str:

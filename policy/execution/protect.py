@@ -79,7 +79,8 @@ def _cost(desk: Desk, holding: Row) -> Decimal | None:
     """What a unit of the position cost on average; None where that is not known, for a position of unknown cost is
     protected all the same."""
     try:
-        position = read_positions(desk.database, desk.wallet_id).get(holding["instrument_id"])
+        instrument_id = holding["instrument_id"]  # alone: another's cost may be unknown, and a year of fills is long
+        position = read_positions(desk.database, desk.wallet_id, instrument_id=instrument_id).get(instrument_id)
     except CostUnknown as error:
         desk.alert("warning", "cost-unknown", str(error))
         return None

@@ -12,13 +12,12 @@ from decimal import Decimal
 
 from psycopg.types.json import Json
 
-from policy.execution.account import OVERLAP_S, own_id, read_account, read_flows
+from policy.execution.account import OVERLAP_S, connected_at, own_id, read_account, read_flows
 from policy.execution.desk import LASTING, Desk
 from policy.execution.venues.protocol import Balance
 
 TOLERANCE = Decimal("0.0000001")  # what venues that count finer than 1e-8 may be apart by
 LOOKS_BACK = timedelta(hours=24)
-TRIES = 3
 
 
 def is_due(desk: Desk) -> bool:
@@ -31,17 +30,13 @@ def is_due(desk: Desk) -> bool:
 def reconcile(desk: Desk) -> int:
     """Writes one row; the number of things that do not match. CouldNotAsk: nothing is compared."""
     read_flows(desk)
-    for _ in range(TRIES):  # a trade between two answers is no mismatch: then they are asked for again
+    balances = desk.venue.balances()
+    differing = _compare_balances(desk, balances)
+    if differing:  # a trade between two answers is no mismatch, nor is one that was listed late: a second, longer look
+        read_account(desk, first_compared(desk), doubted=True)
+        read_flows(desk, doubted=True)
         balances = desk.venue.balances()
         differing = _compare_balances(desk, balances)
-        if not differing:
-            break
-        read_account(desk)
-        read_flows(desk)
-        balances = desk.venue.balances()
-        differing = _compare_balances(desk, balances)
-        if not differing:
-            break
     for asset, (ours, theirs) in differing.items():
         desk.find("balance", asset, ours, theirs)
     for row in desk.ask("unmanaged"):
@@ -83,13 +78,19 @@ def _compare_balances(desk: Desk, balances: Mapping[str, Balance]) -> dict[str, 
     }
 
 
+def first_compared(desk: Desk) -> float:
+    """From when on ended orders are compared, Unix seconds."""
+    return max(connected_at(desk), (desk.now() - LOOKS_BACK).timestamp()) - OVERLAP_S
+
+
 def _compare_orders(desk: Desk) -> int:
     """Each order that ended within LOOKS_BACK, or still works, against what the venue lists of it; how many agree."""
-    since = desk.now() - LOOKS_BACK
-    first = max(desk.wallet["connected_at"].timestamp(), since.timestamp()) - OVERLAP_S
-    listed = {own_id(o.client_id): o for o in (*desk.venue.open_orders(), *desk.venue.closed_orders(first))}
+    first, (listed_from, told_orders) = first_compared(desk), desk.listed or (float("inf"), ())
+    if listed_from > first:
+        told_orders = (*desk.venue.open_orders(), *desk.venue.closed_orders(first))
+    listed = {own_id(o.client_id): o for o in told_orders}
     agreed = 0
-    for order in desk.ask("ended_orders", since=since):
+    for order in desk.ask("ended_orders", since=desk.now() - LOOKS_BACK):
         told = listed.get(order["order_id"])
         if order["event"] == "rejected":
             if told is not None:

@@ -6,6 +6,7 @@ asked for again. Each looks first whether the wallet was halted meanwhile: then 
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 
 from policy.execution.crashpoints import crashpoint
@@ -33,8 +34,11 @@ def send(desk: Desk, intent: Row) -> str:
         refusal = verdict["refusal"] if verdict else "approve() does not know this order"
         if refusal is not None:
             desk.record(order_id, "rejected", refusal)
+            if intent["side"] == "sell":  # an entry that may not go out is no news; what cannot be left is
+                _tell_of_rejection(desk, intent, refusal)
             return "rejected"
         desk.record(order_id, "sending", f"epoch {desk.session.epoch}, to arrive by {from_unix(deadline):%H:%M:%S.%f}")
+    desk.listed = None
     crashpoint("send.before_request")
     placed = desk.venue.place(_new_order(desk, intent, deadline), nonce)
     crashpoint("send.after_request")
@@ -44,8 +48,7 @@ def send(desk: Desk, intent: Row) -> str:
     elif isinstance(placed, Rejected):
         event = "rejected"
         desk.record(order_id, "rejected", placed.reason)
-        desk.alert("warning", f"order-rejected-{intent['symbol']}", f"{intent['side']} of {intent['quantity']} "
-                   f"{intent['symbol']} ({intent['purpose']}) was rejected: {placed.reason}")  # fmt: skip
+        _tell_of_rejection(desk, intent, placed.reason)
     else:
         event = "unknown"
         desk.record(order_id, "unknown", placed.reason)
@@ -56,6 +59,14 @@ def send(desk: Desk, intent: Row) -> str:
     if isinstance(placed, Rejected) and placed.fatal:
         raise KeyRefused(placed.reason)
     return event
+
+
+def _tell_of_rejection(desk: Desk, intent: Row, reason: str) -> None:
+    """A position without its stop is told about by itself: no other rejection of the day may hide it."""
+    protects = intent["purpose"] == "protect"
+    key = f"{'stop' if protects else 'order'}-rejected-{intent['symbol']}"
+    told = f"{intent['side']} of {intent['quantity']} {intent['symbol']} ({intent['purpose']}) was rejected: {reason}"
+    desk.alert("critical" if protects else "warning", key, told)
 
 
 def _new_order(desk: Desk, intent: Row, deadline: float) -> NewOrder:
@@ -83,6 +94,7 @@ def cancel(desk: Desk, order: Row, why: str) -> bool:
         return False
     if order["state"] == "accepted":
         desk.record(order["order_id"], "canceling", why)
+    desk.listed = None
     crashpoint("cancel.before_request")
     answer = desk.venue.cancel(order["symbol"], order["venue_order_id"])
     crashpoint("cancel.after_request")
@@ -91,18 +103,29 @@ def cancel(desk: Desk, order: Row, why: str) -> bool:
     return isinstance(answer, (Done, Gone))
 
 
+def still_amending(desk: Desk, order: Row) -> bool:
+    """Whether an amendment that nobody confirmed may still reach the engine: a smaller one asked for now could be
+    overtaken by it, and sell more than is held."""
+    until = order["changed_at"] + timedelta(seconds=desk.settings.execution.order_deadline_s)
+    return bool(order["state"] == "amending" and desk.now() <= until)
+
+
 def amend(desk: Desk, order: Row, quantity: Decimal, stop_price: Decimal | None, why: str) -> bool:
     """Asks for another size (the whole, what is filled included) and trigger of a resting order; True where the venue
     confirmed it. Where it cannot, the order is cancelled, and its successor is written when that is known."""
     if not desk.venue.capabilities.amend:
         cancel(desk, order, f"{why}; the venue cannot amend")
         return False
-    if order["venue_order_id"] is None or order["state"] not in ("accepted", "amending") or desk.mandate() == "halt":
+    if order["venue_order_id"] is None or order["state"] != "accepted":
+        return False  # one change at a time: the next one is asked for when this one's fate is read
+    deadline = desk.venue_now() + desk.settings.execution.order_deadline_s  # see send()
+    if desk.mandate() == "halt":
         return False
-    if order["state"] == "accepted":
-        desk.record(order["order_id"], "amending", why, quantity=quantity, stop_price=stop_price)
+    desk.record(order["order_id"], "amending", why, quantity=quantity, stop_price=stop_price)
+    desk.listed = None
     crashpoint("amend.before_request")
-    answer = desk.venue.amend(order["symbol"], order["venue_order_id"], quantity, stop_price)
+    answer = desk.venue.amend(order["symbol"], order["venue_order_id"], quantity, stop_price,
+                              deadline if desk.venue.capabilities.deadline else None)  # fmt: skip
     crashpoint("amend.after_request")
     if isinstance(answer, Done):
         desk.record(order["order_id"], "accepted", "amended", venue_order_id=order["venue_order_id"],

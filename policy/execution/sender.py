@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from policy.execution import crashpoints
@@ -22,9 +23,9 @@ from policy.execution.venues.protocol import CouldNotAsk, TakeNonce, TradingVenu
 from policy.execution.wallet_keys import credentials_of
 from shared.alerts import raise_alert
 from shared.clock import Clock
-from shared.db import Database, DatabaseError, load_queries
+from shared.db import Database, DatabaseError, DatabaseUnavailable, load_queries
 from shared.errors import SextantError
-from shared.job import Context, Outcome, UsageError, job, job_parser, run_job_command
+from shared.job import Context, JobError, Outcome, UsageError, job, job_parser, run_job_command
 from shared.settings import Settings
 from shared.wallets_file import WalletEntry, load_wallets
 
@@ -49,7 +50,7 @@ class LiveWallets:
                     counts[name] = counts.get(name, 0) + number
             except WalletBusy as error:
                 log.info(str(error))
-            except (CouldNotAsk, Superseded, KeyRefused, SextantError, DatabaseError) as error:
+            except Exception as error:  # whatever ails one wallet, the others are worked for
                 failures[wallet["name"]] = f"{type(error).__name__}: {error}"
                 self._give_up(clock, database, wallet, error)
         return counts, failures
@@ -86,14 +87,16 @@ class LiveWallets:
         """The pass ends here, and the next one begins a new epoch. What the venue did not answer may pass; the rest is
         for people."""
         desk = self._desks.pop(wallet["id"], None)
-        log.warning("the pass ended early", extra={"wallet": wallet["name"], "why": str(error)})
-        if isinstance(error, DatabaseError):
-            return  # nothing can be written down, the alert included; the next pass finds out
-        if desk is not None and not isinstance(error, Superseded):
-            desk.session.end()
-        loud = isinstance(error, KeyRefused) or getattr(error, "fatal", False)
+        foreseen = isinstance(error, (CouldNotAsk, SextantError, KeyRefused, DatabaseError))
+        log.warning("the pass ended early", extra={"wallet": wallet["name"], "why": str(error)}, exc_info=not foreseen)
+        loud = isinstance(error, (KeyRefused, DatabaseError)) or getattr(error, "fatal", False) or not foreseen
         key = f"sender-{type(error).__name__}:{wallet['name']}"
-        raise_alert(database, clock.now(), "critical" if loud else "warning", key, f"wallet {wallet['name']}: {error}")
+        # A lost database takes no alert, and the lock went with it; one that refused a row takes both.
+        with suppress(*((DatabaseError, DatabaseUnavailable) if isinstance(error, DatabaseError) else ())):
+            if desk is not None and not isinstance(error, Superseded):
+                desk.session.end()
+            told = str(error) if wallet["name"] in str(error) else f"wallet {wallet['name']}: {error}"
+            raise_alert(database, clock.now(), "critical" if loud else "warning", key, told)
 
     def with_desk(self, clock: Clock, database: Database, wallet: Row, work: Callable[[Desk], None]) -> None:
         """Something else than a pass, in an epoch of its own. WalletBusy: a sender works for the wallet."""
@@ -174,9 +177,12 @@ def main(argv: list[str] | None = None) -> int:
         if context.arguments.dry_run:
             return live.rehearse(context.clock, context.database)
         try:
-            return run_once(context.clock, context.database, live)
+            outcome = run_once(context.clock, context.database, live)
         finally:
             live.close()
+        if failed := outcome.result.get("failures"):  # what was done stands, and the exit code and heartbeat tell
+            raise JobError("; ".join(f"wallet {name}: {why}" for name, why in failed.items()))
+        return outcome
 
     return run_job_command("sender", parser, work, argv)
 

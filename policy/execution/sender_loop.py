@@ -11,13 +11,14 @@ import argparse
 import logging
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, Protocol, runtime_checkable
 
 from policy.execution import crashpoints, sender
 from policy.execution.sender import LiveWallets, environment, venue_opener
 from policy.execution.venues.execution_watcher import ExecutionWatcher
+from policy.execution.venues.kraken_executions import ExecutionEvent
 from policy.execution.venues.protocol import TradingVenue
 from shared.alerts import raise_alert
 from shared.clock import Clock, Timer, open_clock
@@ -50,8 +51,9 @@ class SenderLoop:
         self, clock: Clock, listener: Database, database: Database, live: LiveWallets, timer: Timer, stack: ExitStack
     ) -> None:
         self._clock, self._listener, self._database, self._live = clock, listener, database, live
-        self._timer, self._stack = timer, stack
+        self._timer = timer
         self._watchers: dict[int, tuple[TradingVenue, ExecutionWatcher]] = {}
+        stack.callback(self._stop_watching)
         self._next_pass = timer.monotonic()
         self.passes = 0
 
@@ -67,12 +69,29 @@ class SenderLoop:
 
     def _heard(self) -> bool:
         """Whether an intent, a command or an execution came in."""
-        watchers = [watcher for _, watcher in self._watchers.values()]
+        watchers = {wallet_id: watcher for wallet_id, (_, watcher) in self._watchers.items()}
         wait_s = max(0.0, min(LISTEN_S, self._next_pass - self._timer.monotonic()))
-        ears: list[Any] = [self._listener.connection, *watchers]
+        ears: list[Any] = [self._listener.connection, *watchers.values()]
         select.select(ears, [], [], wait_s)
-        heard = [event for watcher in watchers for event in watcher.wait(0.0)]
+        heard = [event for wallet_id, watcher in watchers.items() for event in self._news(wallet_id, watcher)]
         return bool(self._listener.notifications(0.0)) or bool(heard)
+
+    def _news(self, wallet_id: int, watcher: ExecutionWatcher) -> Sequence[ExecutionEvent]:
+        """What one wallet's venue tells. One that tells no more is not listened to until the next pass: its wallet goes
+        by the clock meanwhile, and the others go on."""
+        try:
+            return watcher.wait(0.0)
+        except DatabaseError:
+            raise
+        except Exception as error:
+            log.warning("its executions are not heard", extra={"wallet_id": wallet_id, "why": str(error)})
+            watcher.stop()
+            del self._watchers[wallet_id]
+            return ()
+
+    def _stop_watching(self) -> None:
+        while self._watchers:
+            self._watchers.popitem()[1][1].stop()
 
     def _watch(self) -> None:
         """Listens to the venues of the wallets that are worked for now, and no longer to others."""
@@ -83,8 +102,8 @@ class SenderLoop:
                 del self._watchers[wallet_id]
         for wallet_id, venue in venues.items():
             if wallet_id not in self._watchers and isinstance(venue, TellsExecutions):
-                watcher = self._stack.enter_context(ExecutionWatcher(venue.executions_url, venue.websocket_token))
-                self._watchers[wallet_id] = (venue, watcher)
+                watcher = ExecutionWatcher(venue.executions_url, venue.websocket_token)
+                self._watchers[wallet_id] = (venue, watcher.__enter__())
 
 
 def run_loop(
@@ -128,6 +147,7 @@ def main(argv: list[str] | None = None) -> int:
         configure_logging(settings.log.level)
         crashpoints.arm(settings.crash_at)
         live = LiveWallets(settings, venue_opener(settings, environment()))
+        log.info("listening for intents, commands and executions")
         with stop_signals() as asked:
             passes = run_loop(open_clock(settings.clock_url), settings, live, lambda: bool(asked))
     except SettingsError as error:

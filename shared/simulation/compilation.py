@@ -23,7 +23,7 @@ import tempfile
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache, reduce
+from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -92,13 +92,42 @@ def compile_functions(
     return {name: bound[name] for name in names}
 
 
-first: Compiled  # what _both calls: bound anew for each link of a chain
+LINK = 5  # functions that one link of a chain calls
+first: Compiled  # what a link calls: bound anew for each link of a chain
 second: Compiled
+third: Compiled
+fourth: Compiled
+fifth: Compiled
+BOUND = ("first", "second", "third", "fourth", "fifth")
 
 
-def _both(*arguments: Any) -> None:
+def _two(*arguments: Any) -> None:
     first(*arguments)  # noqa: F821
     second(*arguments)  # noqa: F821
+
+
+def _three(*arguments: Any) -> None:
+    first(*arguments)  # noqa: F821
+    second(*arguments)  # noqa: F821
+    third(*arguments)  # noqa: F821
+
+
+def _four(*arguments: Any) -> None:
+    first(*arguments)  # noqa: F821
+    second(*arguments)  # noqa: F821
+    third(*arguments)  # noqa: F821
+    fourth(*arguments)  # noqa: F821
+
+
+def _five(*arguments: Any) -> None:
+    first(*arguments)  # noqa: F821
+    second(*arguments)  # noqa: F821
+    third(*arguments)  # noqa: F821
+    fourth(*arguments)  # noqa: F821
+    fifth(*arguments)  # noqa: F821
+
+
+LINKS = {2: _two, 3: _three, 4: _four, 5: _five}
 
 
 def chain(functions: Sequence[Compiled]) -> Compiled:
@@ -109,14 +138,21 @@ def chain(functions: Sequence[Compiled]) -> Compiled:
     for function in functions:
         if function not in _keys:
             raise CompilationError(f"{function!r} is not compiled; compile it with compile_functions first")
-    return reduce(_link, functions)
+    # What a link calls is inlined, so its code is compiled again with it: links of links keep the chain's depth low.
+    links = list(functions)
+    while len(links) > 1:
+        links = [_link(links[n : n + LINK]) for n in range(0, len(links), LINK)]
+    return links[0]
 
 
-def _link(one: Compiled, other: Compiled) -> Compiled:
+def _link(functions: Sequence[Compiled]) -> Compiled:
+    if len(functions) == 1:
+        return functions[0]
     # Names count too: functions that were compiled in one call share their key.
-    key = _digest(VERSIONS, _bytecode(_both.__code__), [(_python(f).__name__, _keys[f]) for f in (one, other)])
-    both = types.FunctionType(_both.__code__, {"__name__": __name__, "first": one, "second": other})
-    compiled = _jit(both, _directory(key), counts_references=False)
+    code = LINKS[len(functions)].__code__
+    key = _digest(VERSIONS, _bytecode(code), [(_python(f).__name__, _keys[f]) for f in functions])
+    calls = types.FunctionType(code, {"__name__": __name__} | dict(zip(BOUND, functions, strict=False)))
+    compiled = _jit(calls, _directory(key), counts_references=False)
     _keys[compiled] = key
     return compiled
 

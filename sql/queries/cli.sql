@@ -20,22 +20,26 @@ VALUES (%(wallet_id)s, %(asset)s, %(amount)s, %(kind)s, %(managed)s, %(value)s, 
 ON CONFLICT (wallet_id, reference) DO NOTHING
 
 -- name: insert_command
--- Something an operator asks for; the same idempotency key twice is one command.
+-- Something an operator asks for; the same idempotency key twice is one command. It is numbered when no resume is under
+-- way (operator.sql: resume_alone).
+WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared(1397184340))
 INSERT INTO commands (wallet_id, command, reason, issuer, idempotency_key, issued_at, expires_at)
 SELECT id, %(command)s, %(reason)s, %(issuer)s, %(idempotency_key)s, %(at)s, %(expires_at)s
-FROM wallets WHERE name = %(wallet)s
+FROM turn CROSS JOIN wallets WHERE name = %(wallet)s
 ON CONFLICT (idempotency_key) DO NOTHING
 
 -- name: insert_command_for_all
 -- Something an operator asks for that names no wallet; the same idempotency key twice is one command.
+WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared(1397184340))
 INSERT INTO commands (command, reason, issuer, idempotency_key, issued_at, expires_at)
-VALUES (%(command)s, %(reason)s, %(issuer)s, %(idempotency_key)s, %(at)s, %(expires_at)s)
+SELECT %(command)s, %(reason)s, %(issuer)s, %(idempotency_key)s, %(at)s::timestamptz, %(expires_at)s::timestamptz FROM turn
 ON CONFLICT (idempotency_key) DO NOTHING
 
 -- name: wallet_overview
 -- Each wallet with its equity, what the trader counts today's loss from (the equity at its last decision before
--- today and what was paid in since, else what was paid in at all).
+-- today and what was paid in since, else what was paid in at all), and whether it was let live.
 SELECT w.id, w.name, w.venue, w.mode, w.track, w.quote, l.symbols, e.cash, e.equity, e.as_of,
+       (SELECT granted FROM live_grants g WHERE g.wallet_id = w.id ORDER BY id DESC LIMIT 1) AS granted,
        coalesce((SELECT d.equity::numeric + coalesce((SELECT sum(coalesce(value, amount)) FROM cash_flows f
                             WHERE f.wallet_id = w.id AND f.managed AND f.recorded_at > d.recorded_at), 0)
                  FROM decisions d WHERE d.wallet_id = w.id

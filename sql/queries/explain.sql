@@ -63,7 +63,7 @@ SELECT issued_at FROM commands WHERE wallet_id = %(wallet_id)s AND command = 're
 -- name: paid_in
 -- What was paid into a wallet by a moment, in quote.
 SELECT coalesce(sum(coalesce(value, amount)), 0) AS capital FROM cash_flows
-WHERE wallet_id = %(wallet_id)s AND managed AND at <= %(as_of)s
+WHERE wallet_id = %(wallet_id)s AND managed AND recorded_at <= %(recorded_at)s
 
 -- name: instruments
 -- Instruments by id.

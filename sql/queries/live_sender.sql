@@ -40,9 +40,13 @@ SELECT mandate_of(%(wallet_id)s, %(at)s) AS mandate,
         AND (wallet_id = %(wallet_id)s OR wallet_id IS NULL)) AS flatten_id
 
 -- name: open_orders
--- Orders of the wallet that may still trade, oldest first, each with when it was sent.
-SELECT r.*, i.symbol, (SELECT min(e.at) FROM order_events e WHERE e.order_id = r.order_id AND e.event = 'sending') AS sent_at
+-- Orders of the wallet that may still trade, oldest first, each with when it was sent, and what its newest event says:
+-- when, and of an amendment what was asked for.
+SELECT r.*, i.symbol, n.at AS changed_at, n.quantity AS asked_quantity, n.stop_price AS asked_stop_price,
+       (SELECT min(e.at) FROM order_events e WHERE e.order_id = r.order_id AND e.event = 'sending') AS sent_at
 FROM open_risk r JOIN instruments i ON i.id = r.instrument_id
+CROSS JOIN LATERAL (SELECT at, quantity, stop_price FROM order_events e WHERE e.order_id = r.order_id
+                    ORDER BY id DESC LIMIT 1) n
 WHERE r.wallet_id = %(wallet_id)s AND r.mode = 'live' ORDER BY r.recorded_at, r.order_id
 
 -- name: order_of_client_id
@@ -73,11 +77,6 @@ INSERT INTO order_lookups (order_id, found, recorded_at) VALUES (%(order_id)s, %
 SELECT count(*) AS misses, min(recorded_at) AS first, max(recorded_at) AS last FROM order_lookups
 WHERE order_id = %(order_id)s AND NOT found AND recorded_at >= %(since)s
 
--- name: newest_fill
--- The time of the last trade of the account that is known here.
-SELECT greatest((SELECT max(filled_at) FROM fills WHERE wallet_id = %(wallet_id)s),
-                (SELECT max(filled_at) FROM external_fills WHERE wallet_id = %(wallet_id)s)) AS at
-
 -- name: insert_fill
 -- What was exchanged; the same trade told twice is one row.
 INSERT INTO fills (wallet_id, venue_trade_id, order_id, side, quantity, price, cost, fee, fee_asset, filled_at,
@@ -105,10 +104,6 @@ WHERE wallet_id = %(wallet_id)s AND venue_trade_id = %(venue_trade_id)s
 -- name: filled_of
 -- How much of an order is filled as known here.
 SELECT coalesce(sum(quantity), 0) AS filled FROM fills WHERE order_id = %(order_id)s
-
--- name: newest_flow
--- The time of the account's last movement, other than by trading, that is known here.
-SELECT max(at) AS at FROM cash_flows WHERE wallet_id = %(wallet_id)s AND kind NOT IN ('adoption', 'found', 'opening')
 
 -- name: insert_flow
 -- Money that came or went; the same movement told twice is one row.
@@ -141,6 +136,15 @@ FROM orders o JOIN instruments i ON i.id = o.instrument_id
 WHERE o.wallet_id = %(wallet_id)s AND o.mode = 'live' AND o.state = 'intended' AND o.not_before <= %(now)s
   AND NOT EXISTS (SELECT FROM order_events e WHERE e.order_id = o.id)
 ORDER BY o.side DESC, o.recorded_at, o.id
+
+-- name: overtaken_intents
+-- Intents, due or not, that a stop has overtaken: all of them while ``halted``; else the entries that were written down
+-- before the wallet was resumed, for whoever resumed it ended what was decided before.
+SELECT o.id AS order_id FROM orders o
+WHERE o.wallet_id = %(wallet_id)s AND o.mode = 'live' AND o.state = 'intended'
+  AND (%(halted)s OR (o.side = 'buy' AND o.recorded_at < %(resumed_at)s))
+  AND NOT EXISTS (SELECT FROM order_events e WHERE e.order_id = o.id)
+ORDER BY o.recorded_at, o.id
 
 -- name: approve
 -- The database's own verdict; NULL = may be sent, once.
@@ -197,9 +201,8 @@ VALUES (%(wallet_id)s, %(trade)s, %(withdraw)s, %(ip_restricted)s, %(nonce_windo
 SELECT o.id AS order_id, e.event, e.venue_order_id, i.symbol,
        greatest(o.quantity, (SELECT max(quantity) FROM order_events x WHERE x.order_id = o.id)) AS ordered,
        (SELECT coalesce(sum(quantity), 0) FROM fills f WHERE f.order_id = o.id) AS filled
-FROM orders o JOIN instruments i ON i.id = o.instrument_id
-JOIN LATERAL (SELECT event, venue_order_id, at FROM order_events x WHERE x.order_id = o.id
-              ORDER BY id DESC LIMIT 1) e ON e.event IN ('filled', 'canceled', 'expired', 'rejected')
-WHERE o.wallet_id = %(wallet_id)s AND o.mode = 'live' AND e.at >= %(since)s
+FROM order_events e JOIN orders o ON o.id = e.order_id JOIN instruments i ON i.id = o.instrument_id
+WHERE e.event IN ('filled', 'canceled', 'expired', 'rejected') AND e.at >= %(since)s
+  AND o.wallet_id = %(wallet_id)s AND o.mode = 'live'
   AND EXISTS (SELECT FROM order_events x WHERE x.order_id = o.id AND x.event = 'sending')
 ORDER BY o.recorded_at, o.id

@@ -1,22 +1,28 @@
 -- Queries of the operator's commands: what stops a wallet, what lies on its account, what going live asks for.
 
 -- name: wallet_stops
--- Every wallet with all that stops it since its last resume: its own commands, those for all, and risk.
+-- Every wallet with all that stops it since its last resume: its own commands, those for all, and risk. A stop that a
+-- machine with a fast clock dated ahead is one, too: it is not lifted unseen.
 SELECT w.id, w.name, w.mode, r.id IS NOT NULL AS resumed, mandate_of(w.id, %(now)s) AS mandate, own.said AS own,
        for_all.said AS for_all, risk.said AS risk
 FROM wallets w
 CROSS JOIN LATERAL (SELECT max(id) AS id, max(issued_at) AS issued_at FROM commands c
                     WHERE c.wallet_id = w.id AND c.command = 'resume' AND c.issued_at <= %(now)s) r
 CROSS JOIN LATERAL (SELECT string_agg(command || ': ' || reason, '; ' ORDER BY id) AS said FROM commands c
-                    WHERE c.wallet_id = w.id AND c.issued_at <= %(now)s AND c.id > coalesce(r.id, 0)
+                    WHERE c.wallet_id = w.id AND c.id > coalesce(r.id, 0)
                       AND c.command IN ('pause', 'kill', 'flatten', 'halt')) own
 CROSS JOIN LATERAL (SELECT string_agg(command || ' for all: ' || reason, '; ' ORDER BY id) AS said FROM commands c
-                    WHERE c.wallet_id IS NULL AND c.issued_at <= %(now)s AND c.id > coalesce(r.id, 0)
+                    WHERE c.wallet_id IS NULL AND c.id > coalesce(r.id, 0)
                       AND c.command IN ('pause', 'kill', 'flatten', 'halt')) for_all
 CROSS JOIN LATERAL (SELECT string_agg(rule || ': ' || because, '; ' ORDER BY id) AS said FROM risk_events e
                     WHERE e.wallet_id = w.id AND e.kind = 'stop' AND e.recorded_at <= %(now)s
                       AND e.recorded_at >= coalesce(r.issued_at, '-infinity')) risk
 ORDER BY w.id
+
+-- name: resume_alone
+-- Until the transaction ends no stop is numbered: those from before are here to be seen, and one that comes in meanwhile
+-- gets a later number than the resume, so that it stands. A resume that hangs is ended, for stops wait behind it.
+SELECT set_config('idle_in_transaction_session_timeout', '5s', true), pg_advisory_xact_lock(1397184340)
 
 -- name: wallet_list
 -- Every wallet with its money, its limits and whether it was let live.
@@ -90,7 +96,7 @@ ORDER BY id DESC LIMIT 1
 
 -- name: newest_operator_check
 -- The last backup, or test of the alert channels.
-SELECT passed, recorded_at FROM operator_checks WHERE kind = %(kind)s ORDER BY id DESC LIMIT 1
+SELECT passed, details, recorded_at FROM operator_checks WHERE kind = %(kind)s ORDER BY id DESC LIMIT 1
 
 -- name: insert_live_grant
 -- The checklist as it was found.

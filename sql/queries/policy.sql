@@ -14,6 +14,23 @@ SELECT track, as_of, source, risk_aversion, turnover_penalty, drawdown_penalty, 
 FROM policy_config WHERE track = %(track)s AND as_of >= %(first)s AND as_of <= %(last)s
 ORDER BY as_of
 
+-- name: newest_states
+-- Of a track's regime calls in a span, the newest of each horizon that was known at its end.
+SELECT DISTINCT ON (horizon_s)
+       track, as_of, horizon_s, p_down, p_flat, p_up, p_vol_low, p_vol_mid, p_vol_high, conviction, regime, source,
+       reasons, valid_until, known_from, id
+FROM market_state
+WHERE track = %(track)s AND as_of >= %(first)s AND as_of <= %(last)s AND known_from <= %(last)s
+ORDER BY horizon_s, as_of DESC
+
+-- name: newest_config
+-- Of a track's steering in a span, the newest that was known at its end.
+SELECT track, as_of, source, risk_aversion, turnover_penalty, drawdown_penalty, target_volatility, max_exposure,
+       max_position, daily_loss_limit, max_drawdown, pause, strategy_weights, reasons, valid_until, known_from, id
+FROM policy_config
+WHERE track = %(track)s AND as_of >= %(first)s AND as_of <= %(last)s AND known_from <= %(last)s
+ORDER BY as_of DESC LIMIT 1
+
 -- name: wallets
 -- Every wallet with its allow-list, which is its portfolio, whether its operator's commands and its own emergency stops
 -- let it trade, and when it was last resumed.
@@ -55,9 +72,14 @@ SELECT status, clock_skew_s, round_trip_s, recorded_at FROM venue_checks
 WHERE venue = %(venue)s AND recorded_at <= %(now)s
 ORDER BY recorded_at DESC, id DESC LIMIT 1
 
--- name: newest_promotion
--- What a policy's residual counts, by its newest promotion; none where it was never promoted.
-SELECT residual, verdict FROM promotions WHERE model_id = %(model_id)s ORDER BY id DESC LIMIT 1
+-- name: active_policy
+-- Which policy is active, by which encoder, and what its residual counts by its newest promotion: NULL where it was
+-- never promoted. Bytes are fetched once, by id and hash.
+SELECT m.id, m.sha256, e.sha256 AS encoder_sha256, p.residual, p.verdict
+FROM models m LEFT JOIN models e ON e.id = m.encoder_id
+LEFT JOIN LATERAL (SELECT residual, verdict FROM promotions x WHERE x.model_id = m.id ORDER BY x.id DESC LIMIT 1) p
+    ON true
+WHERE m.kind = 'policy' AND m.status = 'active'
 
 -- name: settle_orders
 -- Brings the state of open orders to what the venue said last.
@@ -70,15 +92,18 @@ WHERE o.id = e.order_id AND o.state <> e.event
 
 -- name: wallet_book
 -- Cash, capital paid in, and what earlier decisions say about the day's start and the peak: each a value of one unit, in
--- the number of units that there were at the last decision. ``paid_in`` came since and is in the cash already.
+-- the number of units that there were at the last decision. ``paid_in`` came since and is in the cash already. On a
+-- wallet's first day its first decision is the start; ``capital`` is that of the first decision itself.
 SELECT c.amount AS cash,
        coalesce((SELECT sum(coalesce(value, amount)) FROM cash_flows f
-                 WHERE f.wallet_id = %(wallet_id)s AND f.managed AND f.at <= %(as_of)s), 0) AS capital,
+                 WHERE f.wallet_id = %(wallet_id)s AND f.managed), 0) AS capital,
        coalesce((SELECT sum(coalesce(value, amount)) FROM cash_flows f
                  WHERE f.wallet_id = %(wallet_id)s AND f.managed AND f.recorded_at > last.recorded_at), 0) AS paid_in,
        coalesce(last.units, 1) AS units,
-       (SELECT equity / d.units FROM decisions d WHERE d.wallet_id = %(wallet_id)s AND d.as_of <= %(midnight)s
-        ORDER BY d.as_of DESC LIMIT 1) AS day_start,
+       coalesce((SELECT equity / d.units FROM decisions d WHERE d.wallet_id = %(wallet_id)s AND d.as_of <= %(midnight)s
+                 ORDER BY d.as_of DESC LIMIT 1),
+                (SELECT equity / d.units FROM decisions d WHERE d.wallet_id = %(wallet_id)s AND d.as_of < %(as_of)s
+                 ORDER BY d.as_of LIMIT 1)) AS day_start,
        (SELECT max(equity / d.units) FROM decisions d
         WHERE d.wallet_id = %(wallet_id)s AND d.as_of >= %(since)s) AS peak
 FROM cash c

@@ -50,3 +50,39 @@ INSERT INTO fills (wallet_id, venue_trade_id, order_id, side, quantity, price, c
 VALUES (%(wallet_id)s, %(venue_trade_id)s, %(order_id)s, %(side)s, %(quantity)s, %(price)s, %(cost)s, %(fee)s,
         %(fee_asset)s, %(filled_at)s, %(recorded_at)s)
 ON CONFLICT (wallet_id, venue_trade_id) DO NOTHING
+
+-- name: stopped_entries
+-- Entries without an end of wallets whose entry orders a kill cancels, and since when: at a venue they would be gone then.
+SELECT o.id, k.mandate, (SELECT min(c.issued_at) FROM commands c
+                         WHERE (c.wallet_id = o.wallet_id OR c.wallet_id IS NULL) AND c.command IN ('kill', 'flatten')
+                           AND c.id > coalesce((SELECT max(r.id) FROM commands r
+                                                WHERE r.wallet_id = o.wallet_id AND r.command = 'resume'), 0)) AS since
+FROM orders o CROSS JOIN LATERAL (SELECT mandate_of(o.wallet_id, %(now)s) AS mandate) k
+WHERE o.mode = 'paper' AND o.side = 'buy' AND o.state IN ('intended', 'accepted') AND k.mandate IN ('kill', 'flatten')
+  AND NOT EXISTS (SELECT FROM order_events e WHERE e.order_id = o.id
+                  AND e.event IN ('rejected', 'filled', 'canceled', 'expired'))
+
+-- name: wallets_to_flatten
+-- Paper wallets whose positions the operator wants sold.
+SELECT id FROM wallets WHERE mode = 'paper' AND mandate_of(id, %(now)s) = 'flatten'
+
+-- name: holdings_to_flatten
+-- What such a wallet holds that no sale is under way for.
+SELECT p.instrument_id, floor(p.quantity / i.lot_size) * i.lot_size AS quantity, m.close,
+       coalesce((SELECT o.volatility FROM orders o WHERE o.wallet_id = p.wallet_id AND o.instrument_id = p.instrument_id
+                 ORDER BY o.recorded_at DESC LIMIT 1), 0) AS volatility
+FROM positions p JOIN instruments i ON i.id = p.instrument_id
+CROSS JOIN LATERAL (SELECT close FROM market_data d WHERE d.instrument_id = i.id AND d.timeframe_s = i.base_timeframe_s
+                    AND d.as_of <= %(now)s ORDER BY as_of DESC LIMIT 1) m
+WHERE p.wallet_id = %(wallet_id)s AND p.quantity >= i.lot_size
+  AND NOT EXISTS (SELECT FROM orders o WHERE o.wallet_id = p.wallet_id AND o.instrument_id = p.instrument_id
+                  AND o.side = 'sell' AND o.state IN ('intended', 'accepted')
+                  AND NOT EXISTS (SELECT FROM order_events e WHERE e.order_id = o.id
+                                  AND e.event IN ('rejected', 'filled', 'canceled', 'expired')))
+
+-- name: insert_flatten
+-- The sale of all that is held, at the market, by the operator's word.
+INSERT INTO orders (id, wallet_id, mode, instrument_id, purpose, side, type, quantity, reference_price, volatility,
+                    because, not_before, deadline, recorded_at)
+VALUES (%(id)s, %(wallet_id)s, 'paper', %(instrument_id)s, 'flatten', 'sell', 'market', %(quantity)s, %(close)s,
+        %(volatility)s, 'the operator flattens', %(now)s, %(deadline)s, %(now)s)

@@ -15,9 +15,15 @@ SELECT id, venue, symbol, base_timeframe_s, tick_size, lot_size, min_notional, m
 FROM instruments WHERE venue = %(venue)s AND symbol = ANY (%(symbols)s)
 
 -- name: raise_alert
--- One row a layer, key and day.
+-- One row a layer, key and day; what is worse than that day's row said is a row of its own, for the first was told.
 INSERT INTO alerts (severity, key, message, day, recorded_at)
-VALUES (%(severity)s, %(key)s, %(message)s, %(day)s, %(recorded_at)s)
+SELECT %(severity)s,
+       CASE WHEN EXISTS (SELECT FROM alerts a WHERE a.layer = replace(current_user, 'sextant_', '')
+                         AND a.key = %(key)s AND a.day = %(day)s
+                         AND array_position(ARRAY['info', 'warning', 'critical'], a.severity)
+                             < array_position(ARRAY['info', 'warning', 'critical'], %(severity)s::text))
+            THEN %(key)s || ':' || %(severity)s ELSE %(key)s END,
+       %(message)s, %(day)s, %(recorded_at)s
 ON CONFLICT (layer, key, day) DO NOTHING
 
 -- name: start_job_run

@@ -7,7 +7,7 @@ SELECT id FROM wallets WHERE name = %(wallet)s
 -- name: fills
 -- Fills in [first, last), oldest first, with the order and the wallet's terms that the kernel predicts from, and the
 -- base candle that was open when it was filled; NULLs where that is not stored (yet).
-SELECT i.symbol, f.side, f.price, f.filled_at, o.type, o.quantity AS order_quantity, o.reference_price, o.volatility,
+SELECT i.symbol, f.side, f.price, f.filled_at, o.type, o.time_in_force, o.quantity AS order_quantity, o.reference_price, o.volatility,
        o.recorded_at AS intended_at, w.slippage_bps, w.impact, i.base_timeframe_s AS timeframe_s, c.open, c.close,
        c.volume, c.as_of
 FROM fills f JOIN orders o ON o.id = f.order_id JOIN wallets w ON w.id = f.wallet_id

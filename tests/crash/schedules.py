@@ -24,6 +24,7 @@ Death = Literal["none", "killed", "disconnected", "paused"]
 HEAL_S, HEAL_RUNS = 20.0, 12  # virtual seconds between runs, and how many it may take until all is known
 LATEST_NS = 6 * NS  # an unheard request may take effect that long after it was sent
 LEGS_SINCE = "SELECT count(*) FROM orders WHERE purpose = 'protect' AND type = 'limit' AND recorded_at > %(at)s"
+LOWEST_STOP = Decimal("0.25")  # a stop is 15 % below cost, and the close may be below cost itself
 STOPS = ("pause", "kill", "flatten", "halt")
 
 
@@ -215,6 +216,8 @@ def _unprotected(world: LiveWorld) -> str:
     for symbol in SYMBOLS:
         assert world.position(symbol) >= 0, f"more {symbol} was sold than was held"
         resting = sum((o.quantity - o.filled for o in world.stops(symbol)), Decimal(0))
-        if resting != world.position(symbol):
+        worth = world.position(symbol) * Decimal(repr(world.close_of(symbol))) * (1 - LOWEST_STOP)
+        is_dust = worth < world.market.rules(symbol).min_notional  # at its stop's price the venue takes no such order
+        if resting != world.position(symbol) and not (is_dust and resting == 0):
             return f"{symbol}: {world.position(symbol)} held, {resting} protected"
     return ""

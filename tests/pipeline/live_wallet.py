@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.wallets import create_live_wallet
+from shared.clock import ReplayClock
 from shared.db import Database
 from shared.settings import Settings
 from shared.wallets_file import WalletEntry, parse_wallets
@@ -103,4 +104,5 @@ def borrow(
     monkeypatch.setattr(database, "close", lambda: None)
     monkeypatch.setenv("SEXTANT_HOME", str(home))
     monkeypatch.setattr("shared.wallets_file.WALLETS_FILE", home / "wallets.json")
-    return lambda *words: main([*words, "--at", NOON.isoformat()])
+    monkeypatch.setattr("shared.job.open_clock", lambda _url: ReplayClock(NOON))
+    return lambda *words: main([*words])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.alert_channels import in_words
 from pipeline.daily_summary import KEY, READY, raise_summary
 from shared.alerts import raise_alert
 from shared.db import Database
@@ -79,12 +80,12 @@ def test_a_day_in_a_message(database_for: DatabaseFor, owner: Database, decide: 
     assert equity is not None
     assert told(owner) == [
         f"Friday 2024-05-31 (UTC)\n"
-        f"w1 (paper): equity {equity['equity']:,.2f} USDT, +3.00% on the day; holds 0.5 AAA/USDT\n"
-        "w2 (paper): equity 0.00 USDT, NO DECISION on the day, the last one at 2024-05-31 00:00; holds nothing\n"
-        "w3 (paper): equity 0.00 USDT, its first day; holds nothing\n"
-        "w4 (paper): equity 0.00 USDT, no decision yet; holds nothing\n"
         "Jobs: 3 runs, FAILED: run_trader 1 of 2\n"
-        "Alerts: 1 critical, 2 warnings"
+        "Alerts: 1 critical, 2 warnings\n"
+        "w2 (paper): equity 0.00 USDT, NO DECISION on the day, the last one at 2024-05-31 00:00; holds nothing\n"
+        "w4 (paper): equity 0.00 USDT, no decision yet; holds nothing\n"
+        f"w1 (paper): equity {equity['equity']:,.2f} USDT, +3.00% on the day; holds 0.5 AAA/USDT\n"
+        "w3 (paper): equity 0.00 USDT, its first day; holds nothing"
     ]
 
 
@@ -101,4 +102,15 @@ def test_it_is_told_once_a_day_when_the_day_is_complete(database_for: DatabaseFo
         "Friday 2024-05-31 (UTC)",
         "Saturday 2024-06-01 (UTC)",
     ]
-    assert told(owner)[0].endswith("Jobs: 0 runs, none failed\nAlerts: 0 critical, 0 warnings")
+    assert told(owner)[0].split("\n")[1:3] == ["Jobs: 0 runs, none failed", "Alerts: 0 critical, 0 warnings"]
+
+
+def test_what_went_wrong_is_not_cut_off_by_fifty_wallets(owner: Database, database_for: DatabaseFor) -> None:
+    for n in range(50):
+        owner.execute(WALLET, {"name": f"wallet-{n:02}", "at": NOON})
+    owner.execute(RUN, {"job": "run_trader", "at": MIDNIGHT - HOUR, "status": "failed"})
+    assert raise_summary(database_for("cli"), MIDNIGHT + READY)
+    (message,) = told(owner)
+    sent = in_words({"severity": "info", "key": KEY, "message": message, "since": MIDNIGHT, "layer": "cli"})
+    assert message not in sent.body, "it is longer than channels take"
+    assert "FAILED: run_trader 1 of 1" in sent.body

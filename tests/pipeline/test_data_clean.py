@@ -11,7 +11,7 @@ from pipeline.data_clean import main, run_once
 from pipeline.dumps import contents_of
 from pipeline.operator import create_wallet
 from shared.alerts import raise_alert
-from shared.clock import ReplayClock
+from shared.clock import ReplayClock, SystemClock
 from shared.db import Database
 from shared.job import Outcome
 from shared.settings import Settings
@@ -45,6 +45,13 @@ def cli(settings: Settings, database_for: DatabaseFor) -> Database:
                 parameters | {"venue": venue},
             )
     return cli
+
+
+def test_at_a_moment_of_the_future_nothing_young_is_deleted(cli: Database, settings: Settings) -> None:
+    today = SystemClock().now()
+    raise_alert(cli, today, "info", "of today", "m")
+    run_once(ReplayClock(today + timedelta(days=4000)), cli, settings)
+    assert [row["key"] for row in cli.fetch("SELECT key FROM alerts")] == ["of today"]
 
 
 def test_only_what_is_old_and_bookkeeping_goes(cli: Database, settings: Settings, database_for: DatabaseFor) -> None:

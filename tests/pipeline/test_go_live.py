@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.types.json import Json
 
+from pipeline.alert_channels import Channel
 from pipeline.funding import adopt
 from pipeline.go_live import go_live, main
 from pipeline.go_live_checks import Check, key_rights_seen
 from pipeline.wallets import change_limits
+from shared.clock import ReplayClock
 from shared.db import Database
 from shared.job import UsageError
 from shared.settings import PROJECT, Settings
@@ -23,6 +26,8 @@ from tests.shared.spine_rows import insert, rows
 
 NOW = NOON + timedelta(minutes=1)
 MINUTE, HOUR, DAY, TICK = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1), timedelta(microseconds=1)
+CHANNEL = Channel("json-0123abcd", "info", "json://127.0.0.1:9")
+TOOK_IT = Json({"channels": {CHANNEL.name: "delivered"}})
 NAMES = ["mode", "confirmed", "model", "limits", "capital", "reconciled", "clock", "key", "data directory", "backup",
          "alerts"]  # fmt: skip
 
@@ -40,7 +45,8 @@ class Candidate(LiveWallet):
         self.say("key_checks", wallet_id=self.id)
         self.say("venue_checks")
         self.say("operator_checks", kind="backup")
-        self.say("operator_checks", kind="alert-test")
+        self.channels = [CHANNEL.name]
+        self.say("operator_checks", kind="alert-test", details=TOOK_IT)
 
     WRITERS = {"venue_checks": "candles", "reconciliations": "sender", "key_checks": "sender", "operator_checks": "cli"}  # noqa: RUF012
 
@@ -68,7 +74,7 @@ class Candidate(LiveWallet):
         return int(made["id"])
 
     def look(self, dry_run: bool = False) -> dict[str, Check]:
-        checks = go_live(self.cli, self.home, NOW, "main", self.environ, "a test", dry_run)
+        checks = go_live(self.cli, self.home, NOW, "main", self.environ, "a test", dry_run, self.channels)
         return {check.name: check for check in checks}
 
     def missing(self) -> dict[str, str]:
@@ -105,6 +111,7 @@ def ready(make: Callable[..., Candidate]) -> Candidate:
 def command(world: Undone, ready: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     settings = world[0].model_copy(update={"home": tmp_path})
     given = borrow(monkeypatch, settings, ready.cli, tmp_path, main)
+    monkeypatch.setattr("pipeline.go_live.open_channels", lambda _settings: (CHANNEL,))
     monkeypatch.setenv("LIVE_CONFIRM", "main")
     return given
 
@@ -247,6 +254,7 @@ def test_what_was_never_looked_at_does_not_pass(ready: Candidate, table: str, na
         ("key_checks", {"trade": False}, "key", "may not trade"),
         ("key_checks", {"nonce_window": 1}, "key", "has a nonce window of 1"),
         ("operator_checks", {"kind": "backup", "passed": False}, "backup", "the last backup FAILED"),
+        ("operator_checks", {"kind": "restore-test", "passed": False}, "backup", "but a restore-test FAILED at"),
         ("operator_checks", {"kind": "alert-test", "passed": False}, "alerts", "the last alert-test FAILED"),
     ],
 )
@@ -266,7 +274,6 @@ def test_the_newest_finding_counts(ready: Candidate, table: str, changes: dict[s
         ("venue_checks", {"clock_skew_s": 900.0, "venue": "another"}),
         ("reconciliations", {"unmatched": 3, "wallet_id": "another"}),
         ("key_checks", {"withdraw": True, "wallet_id": "another"}),
-        ("operator_checks", {"kind": "restore-test", "passed": False}),
     ],
 )
 def test_what_is_at_the_limit_or_of_another_passes(ready: Candidate, table: str, changes: dict[str, Any]) -> None:
@@ -282,11 +289,32 @@ def test_what_a_venue_does_not_tell_of_a_key_passes_with_a_warning(ready: Candid
     check = ready.look()["key"]
     assert check.passed
     assert "WARNING: the venue does not tell whether it may withdraw" in check.seen
+    assert "WARNING: the venue does not tell whether it may trade" in check.seen
     assert "WARNING: it works from any address" in check.seen
     seen = key_rights_seen(ready.cli, ready.id)
     assert seen is not None
     assert (seen["withdraw"], seen["ip_restricted"]) == (None, False)
     assert key_rights_seen(ready.cli, -1) is None
+
+
+@pytest.mark.parametrize(
+    ("now", "seen"), [([], "ALERT_URLS names no channel now"), ([CHANNEL.name, "tgram-1"], "tgram-1 did not take part")]
+)
+def test_the_channels_of_now_are_those_that_took_the_test(ready: Candidate, now: list[str], seen: str) -> None:
+    ready.channels = now
+    missing = ready.missing()
+    assert list(missing) == ["alerts"]
+    assert seen in missing["alerts"]
+
+
+def test_old_findings_are_not_made_fresh_by_going_back_in_time(
+    command: Command, ready: Candidate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --at a dead sender's last look, and a backup of last month, would be recent; and the ramp would be over."""
+    assert command("main", "--at", NOON.isoformat()) == 2
+    assert "--at" in capsys.readouterr().err
+    assert ready.rows("SELECT FROM live_grants") == []
+    assert command("main", "--at", NOON.isoformat(), "--dry-run") == 0
 
 
 def test_the_data_lie_outside_every_checkout(ready: Candidate, tmp_path: Path) -> None:
@@ -365,5 +393,7 @@ def test_each_role_may_do_its_part(
     monkeypatch.setattr("shared.job.open_database", lambda _settings, layer: ready.database_for(layer))
     monkeypatch.setattr("shared.wallets_file.WALLETS_FILE", tmp_path / "none.json")
     monkeypatch.setenv("LIVE_CONFIRM", "main")
-    assert main(["main", "--at", NOW.isoformat()]) == 0
+    monkeypatch.setattr("shared.job.open_clock", lambda _url: ReplayClock(NOW))
+    monkeypatch.setattr("pipeline.go_live.open_channels", lambda _settings: (CHANNEL,))
+    assert main(["main"]) == 0
     assert ready.grant()["granted"]

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.commands import operator_name
 from pipeline.operator import ask_for_encoder, create_wallet, issue_command, main
+from shared.clock import ReplayClock
 from shared.db import Database
 from shared.job import UsageError
 from shared.settings import Settings
@@ -194,7 +195,8 @@ def command(
     """The command line at noon, on this test's database; its KILL files lie in tmp_path."""
     monkeypatch.setattr("shared.job.load_settings", lambda: settings)
     monkeypatch.setenv("SEXTANT_HOME", str(tmp_path))
-    return lambda *words: main([*words, "--at", NOON.isoformat()])
+    monkeypatch.setattr("shared.job.open_clock", lambda _url: ReplayClock(NOON))
+    return lambda *words: main([*words])
 
 
 def test_the_command_line_makes_pauses_resumes_and_says_what_it_cannot_do(

@@ -17,7 +17,7 @@ from shared.money import to_float
 from shared.settings import Settings
 from tests.pipeline.world import install_random_policy, make_plan, make_series, prepare, small
 
-HOURS = 200
+HOURS = 100
 DECISIONS = """
 SELECT d.as_of, i.symbol, d.wanted_weight, d.allowed_weight, d.reason, d.price, d.quantity_held, d.equity,
        d.observation_hash
@@ -32,7 +32,7 @@ ORDER BY f.filled_at, f.side DESC, i.symbol
 
 @pytest.fixture
 def traded(settings: Settings) -> Iterator[tuple[Databases, BacktestResult]]:
-    """200 hours through the jobs on 5m candles with a policy that keeps trading, then through the backtest."""
+    """100 hours through the jobs on 5m candles with a policy that keeps trading, then through the backtest."""
     settings = small(settings, "5m")
     plan = make_plan(make_series("5m", HOURS), "5m", HOURS)
     with logged_in(settings) as databases:

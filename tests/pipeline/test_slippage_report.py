@@ -100,6 +100,15 @@ def test_what_cannot_be_compared_is_left_out_and_counted(market: PaperMarket, in
         report_of(market, "nobody")
 
 
+def test_what_a_live_wallet_sends_is_compared(market: PaperMarket, instrument: int) -> None:
+    """Its orders are limits that take the book at once (decision_rows.order_terms): the collar rests nowhere."""
+    wallet = market.wallet("w", at("11:00"))
+    live_fill(market, wallet, instrument, "101.5", 5)
+    market.database_for("owner").execute("UPDATE orders SET type = 'limit', time_in_force = 'ioc', limit_price = 101")
+    ((line,), left_out) = report_of(market)
+    assert (line.fills, line.predicted, left_out) == (1, 5, {})
+
+
 def comparison(difference: float) -> slippage_report.Comparison:
     return slippage_report.Comparison(A, "buy", 5.0, 5.0 + difference, 0.0, 1.0)
 
@@ -132,6 +141,6 @@ def test_the_table_fits_a_hundred_columns_and_the_command_prints_it(
     assert slippage_report.main(["--wallet", "w", "--from", "2024-06-01"]) == 0
     assert f"{A}" in capsys.readouterr().out
     assert slippage_report.main(["--to", "2024-06-01"]) == 0
-    assert "No fill of a market order" in capsys.readouterr().out
+    assert "No fill of an order that takes the book" in capsys.readouterr().out
     assert slippage_report.main(["--wallet", "nobody"]) == 2
     assert "there is no wallet 'nobody'" in capsys.readouterr().err

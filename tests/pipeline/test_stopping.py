@@ -11,6 +11,7 @@ from pipeline import stopping
 from pipeline.commands import issue_command, operator_name
 from pipeline.operator import create_wallet, main
 from pipeline.stopping import resume, resume_all
+from shared.clock import SystemClock
 from shared.db import Database, load_queries
 from shared.errors import SextantError
 from shared.job import UsageError
@@ -232,6 +233,27 @@ def test_a_stop_that_comes_in_during_a_resume_stands(
         else:
             resume(database, tmp_path, later(1), wallet, "a test", "test")
     assert file_mandate(tmp_path, "a") == "halt"
+
+
+def test_a_stop_of_a_fast_clock_is_seen_and_one_of_the_future_holds_now(
+    database: Database, command: Command, tmp_path: Path
+) -> None:
+    issue_command(database, later(5), "a", "kill", "a machine five minutes ahead", "test")
+    with pytest.raises(UsageError, match="a machine five minutes ahead"):
+        resume(database, tmp_path, later(1), "a", "", "test")
+    assert command("kill", "b", "--at", "2099-01-01") == 0
+    (issued,) = database.fetch("SELECT issued_at FROM commands ORDER BY id DESC LIMIT 1")
+    assert issued["issued_at"] <= SystemClock().now()
+
+
+def test_nobody_resumes_at_another_time(
+    database: Database, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What came in since would be lifted though nobody looked at it."""
+    issue_command(database, NOON, "a", "halt", "just now", "test")
+    assert command("resume", "a", "--reason", "a test", "--at", "2024-05-01") == 2
+    assert "a wallet is resumed now" in capsys.readouterr().err
+    assert mandates(database)["a"] == "halt"
 
 
 def test_resuming_all_lifts_what_was_said_for_all_and_that_alone(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.operator import create_wallet, main
+from pipeline.status import blockers
 from pipeline.wallets import change_limits, create_live_wallet
 from shared.db import Database, DatabaseError
 from shared.job import UsageError
@@ -182,7 +183,7 @@ def test_wallets_are_listed_with_their_money_and_what_stops_them(
     database: Database, settings: Settings, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("wallets") == 0
-    assert capsys.readouterr().out == ""
+    assert "there is no wallet yet" in capsys.readouterr().out
     live = LiveWallet(lambda _layer: database, settings)
     live.find("USDT", "3000.5")
     create_wallet(live.cli, settings, NOON, "w", "test", [A], 100.0)
@@ -198,3 +199,11 @@ def test_wallets_are_listed_with_their_money_and_what_stops_them(
         insert(live.cli.connection, "live_grants", grant | {"recorded_at": NOON})
         assert command("wallets") == 0
         assert f"track live, {words}\n" in capsys.readouterr().out
+        blocked = [line for line in blockers(live.cli, settings, NOON) if "go-live" in line]
+        told = "main: not let live: nothing is sent; `LIVE_CONFIRM=main make go-live WALLET=main`"
+        assert blocked == ([] if granted else [told]), "a paper wallet needs none"
+    assert (command("resume", "main"), command("wallets")) == (0, 0)
+    assert "resumed, but nothing is sent until `LIVE_CONFIRM=main make go-live" in capsys.readouterr().out
+    compared = {"wallet_id": live.id, "matched": 3, "unmatched": 1, "findings": "[]", "recorded_at": NOON}
+    insert(live.cli.connection, "reconciliations", compared)
+    assert "main: ledger and account do not match: no entries; `make reconcile`" in blockers(live.cli, settings, NOON)

@@ -103,18 +103,31 @@ class EngineVenue:
             order.symbol, order.side, order.type, order.quantity, order.limit_price, order.stop_price, order.trail,
             order.time_in_force, order.post_only, str(order.client_id),
             fee_in_base=self.fee_in_base and order.side == "buy",
-            deadline_ns=None if order.deadline is None else int((order.deadline - self.skew_s) * NS),
+            deadline_ns=self._deadline_ns(order.deadline),
         )  # fmt: skip
         return self._engine.place(ACCOUNT, request)
 
     def cancel(self, symbol: str, venue_order_id: str) -> Changed:
         return self._change("cancel", lambda: self._engine.cancel(ACCOUNT, int(venue_order_id)))
 
-    def amend(self, symbol: str, venue_order_id: str, quantity: Decimal, stop_price: Decimal | None) -> Changed:
+    def amend(
+        self,
+        symbol: str,
+        venue_order_id: str,
+        quantity: Decimal,
+        stop_price: Decimal | None,
+        deadline: float | None = None,
+    ) -> Changed:
         number = int(venue_order_id)
         return self._change(
-            "amend", lambda: self._engine.amend(ACCOUNT, number, quantity=quantity, stop_price=stop_price)
+            "amend",
+            lambda: self._engine.amend(
+                ACCOUNT, number, quantity=quantity, stop_price=stop_price, deadline_ns=self._deadline_ns(deadline)
+            ),
         )
+
+    def _deadline_ns(self, deadline: float | None) -> int | None:
+        return None if deadline is None else int((deadline - self.skew_s) * NS)
 
     def _change(self, kind: str, act: Callable[[], Any]) -> Changed:
         trouble = self._next(kind)

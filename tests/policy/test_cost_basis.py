@@ -141,7 +141,7 @@ def test_a_flow_without_a_value_is_named_and_a_withdrawal_leaves_at_its_value(ma
     market.store(A, 300, candles(NOON, 300, [100.0]))
     wallet = market.wallet("w", at("11:00"))
     flow(market, wallet, "AAA", "2", "150", 1)
-    flow(market, wallet, "AAA", "-1", "100", 2, kind="withdrawal")
+    flow(market, wallet, "AAA", "-1", "-100", 2, kind="withdrawal")  # as the sender values it: cash_flows are signed
     (position,) = read_positions(market.database_for("policy"), wallet).values()
     assert (position.quantity, position.pool, position.realised) == (D(1), D(75), D(25))
     flow(market, wallet, "AAA", "1", None, 3, kind="staking")

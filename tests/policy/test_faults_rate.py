@@ -78,3 +78,20 @@ def test_another_key_has_a_counter_of_its_own_and_an_emulator_none(kraken: Krake
     for _ in range(30):
         emulated.open_orders()
     assert kraken.now - began < 5.0  # the public questions of names have a limit of their own
+
+
+def test_after_a_refusal_for_asking_too_often_nothing_is_asked_until_the_venues_counter_is_empty(
+    kraken: Kraken, tmp_path: Path
+) -> None:
+    trading = kraken.trading(tmp_path)
+    trading.open_orders()
+    refused = b'{"error": ["EAPI:Rate limit exceeded"]}'
+    kraken.fake.replies["OpenOrders"] = lambda _form: refused
+    began = kraken.now
+    with pytest.raises(CouldNotAsk, match="Rate limit"):
+        trading.open_orders()
+    kraken.fake.replies["OpenOrders"] = {"open": {}}
+    assert trading.place(order(), FIRST_NONCE + 10_000) == Accepted("OAAA")
+    assert kraken.now == began, "what acts does not wait"
+    kraken.trading(tmp_path).open_orders()
+    assert kraken.now - began >= COUNTER / DECAY_PER_S

@@ -268,3 +268,5 @@ def test_a_key_that_may_not_trade_is_said_and_sends_nothing(world: LiveWorld) ->
     assert "may not trade" in world.send().result["failures"]["main"]
     assert world.venue_orders() == []
     assert world.alerted("sender-AccountRefused") == 1
+    (told,) = world.rows("SELECT message FROM alerts WHERE key LIKE 'sender-AccountRefused%%'")
+    assert told["message"].count("main") == 1, "the error names its wallet, and nobody names it again"

@@ -114,6 +114,28 @@ def test_without_trades_the_ledger_is_not_asked(fake: FakeAccount, venue: Kraken
     assert not fake.forms("Ledgers")
 
 
+def test_a_trade_on_margin_by_hand_is_no_fill_and_no_reason_to_wait(fake: FakeAccount, venue: KrakenTrading) -> None:
+    fake.replies["TradesHistory"] = paged("trades", {"TA": trade(), "TM": trade(margin="1500.00000")})
+    legs = {"LA": entry("TA", "ZUSD", "-7500.02"), "LB": entry("TA", "XXBT", "0.25")}
+    fake.replies["Ledgers"] = paged("ledger", legs)
+    assert [fill.venue_trade_id for fill in venue.fills(NOW - 60)] == ["TA"]
+
+
+def test_what_was_told_of_a_trade_is_not_asked_for_again_until_it_is_told_otherwise(
+    fake: FakeAccount, venue: KrakenTrading
+) -> None:
+    fake.replies["TradesHistory"] = paged("trades", {"TA": trade()})
+    legs = {"LA": entry("TA", "ZUSD", "-7500.02"), "LB": entry("TA", "XXBT", "0.25")}
+    fake.replies["Ledgers"] = paged("ledger", legs)
+    first = venue.fills(NOW - 60)
+    assert venue.fills(NOW - 60) == first
+    assert len(fake.forms("Ledgers")) == 1
+    fake.replies["TradesHistory"] = paged("trades", {"TA": trade(price="30001")})
+    (retold,) = venue.fills(NOW - 60)
+    assert retold.price == Decimal(30_001)
+    assert len(fake.forms("Ledgers")) == 2
+
+
 # --- money ---
 
 

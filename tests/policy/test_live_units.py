@@ -14,6 +14,7 @@ from psycopg.types.json import Json
 from policy.book import midnight
 from policy.observation import Book
 from policy.run_trader import _book
+from shared.db import load_queries
 from shared.settings import Settings
 from tests.helpers import DatabaseFor
 from tests.policy.engine_venue import ACCOUNT
@@ -50,7 +51,9 @@ def book_now(world: LiveWorld) -> tuple[Book, float]:
     since = midnight(now) - timedelta(days=10)
     params = {"wallet_id": world.wallet_id, "as_of": now, "midnight": midnight(now), "since": since}
     held = np.array([float(world.position())])
-    return _book(world.database_for("policy"), params, now, held, SimpleNamespace(prices=PRICES))  # type: ignore[arg-type]
+    row = world.database_for("policy").fetch_one(load_queries("policy")["wallet_book"], params)
+    assert row is not None
+    return _book(row, now, held, SimpleNamespace(prices=PRICES))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("paid", ["0.01", "12345.67", "1000000", "-0.01", "-50000", "-84000.55"])

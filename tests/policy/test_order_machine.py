@@ -1,6 +1,6 @@
 """Whatever happens to orders, in whatever order: hypothesis draws the events, and the laws of ``check`` hold.
 
-300 short lives here; ``ORDER_MACHINE_EXAMPLES=10000`` in the environment makes it the long form (`make test-long`).
+120 short lives here; ``ORDER_MACHINE_EXAMPLES=10000`` in the environment makes it the long form (`make test-long`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.policy.engine_venue import ACCOUNT, EngineClock, EngineVenue, Trouble
 from tests.policy.live_world import SYMBOLS, LiveWorld, check
 from tests.policy.one_connection import OneConnection, open_superuser
 
-EXAMPLES = int(os.environ.get("ORDER_MACHINE_EXAMPLES", "300"))  # noqa: TID251 (of the tests, not of a job)
+EXAMPLES = int(os.environ.get("ORDER_MACHINE_EXAMPLES", "120"))  # noqa: TID251 (of the tests, not of a job)
 STEPS = 6
 DUST = Decimal(10)  # in quote: the smallest order that the venue takes
 HEAL_S, HEAL_RUNS = 25.0, 8  # virtual seconds between runs, and how many it may take until all is known

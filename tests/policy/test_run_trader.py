@@ -153,7 +153,10 @@ def test_without_a_model_the_baseline_rides_a_trend_up_and_leaves_when_it_turns(
         assert row["contributions"] == {"trend_vol_target": row["wanted_weight"]}
         assert row["baseline_weight"] == row["wanted_weight"]
     alerts = {row["key"]: row["message"] for row in market.rows("SELECT DISTINCT key, message FROM alerts")}
-    assert alerts.keys() == {"policy-model", "emergency-daily_loss:w"}  # it lost 8.5 % since midnight, above 7.5 %
+    assert alerts.keys() == {
+        "policy-model",
+        "emergency-daily_loss:w:12:00",
+    }  # it lost 8.5 % since midnight, above 7.5 %
     assert "no active policy model: the baseline trades" in alerts["policy-model"]
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
+from psycopg import IntegrityError, OperationalError
 
+from policy import run_trader
+from policy.decision_rows import write_decision
+from policy.execution.cost_basis import CostUnknown
 from shared.settings import Settings
 from tests.helpers import DatabaseFor
 from tests.policy.paper_world import (
@@ -56,6 +61,38 @@ def test_one_wallets_trouble_does_not_stop_another(market: PaperMarket, wanting:
     assert {row["wallet"] for row in market.rows(DECISIONS)} == {"b-sound"}
     (alert,) = market.rows("SELECT layer, severity, key FROM alerts")
     assert alert == {"layer": "policy", "severity": "warning", "key": "wallet:a-broken"}
+
+
+@pytest.mark.parametrize("trouble", [ValueError("odd"), KeyError("odd"), IntegrityError("odd"), CostUnknown("odd")])
+def test_no_kind_of_trouble_with_one_wallet_stops_another(
+    market: PaperMarket, wanting: list[int], monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    market.wallet("a-broken", at("12:30"))
+    market.wallet("b-sound", at("12:30"))
+
+    def troubled(database: Any, wallet: Any, *rest: Any) -> tuple[int, int]:
+        if wallet["name"] == "a-broken":
+            raise trouble
+        return write_decision(database, wallet, *rest)
+
+    monkeypatch.setattr(run_trader, "write_decision", troubled)
+    outcome = market.trade(at("13:02"))
+    assert set(outcome.result["failures"]) == {"a-broken"}
+    assert {row["wallet"] for row in market.rows(DECISIONS)} == {"b-sound"}
+    assert [row["key"] for row in market.rows("SELECT key FROM alerts")] == ["wallet:a-broken"]
+
+
+def test_a_database_that_is_lost_is_everybodys_trouble(
+    market: PaperMarket, wanting: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market.wallet("w", at("12:30"))
+
+    def lost(*_: Any) -> tuple[int, int]:
+        raise OperationalError("the server went away")
+
+    monkeypatch.setattr(run_trader, "write_decision", lost)
+    with pytest.raises(OperationalError):
+        market.trade(at("13:02"))
 
 
 def test_an_instrument_that_never_had_a_candle_is_left_out_alone(

@@ -237,6 +237,30 @@ def test_a_tick_that_fails_or_finds_another_at_work_does_not_end_the_loop(
     assert loop.ticks == 1
 
 
+def test_it_gives_a_sign_of_life_a_base_candle_and_says_when_a_tick_failed(
+    market: PaperMarket, looping: Loops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a monitor that waits for the trader hears nothing where the loop runs instead of cron."""
+    told: list[tuple[datetime, str, bool]] = []
+    loop, hand = looping(at("12:03"))
+
+    def beat(url: object, job: str, passed: bool, wait: bool) -> None:
+        assert (url, wait) == (loop.settings.heartbeat_url, False)
+        told.append((hand.clock.now(), job, passed))
+
+    monkeypatch.setattr(module, "beat", beat)
+    hand.outcomes = [Outcome("nothing"), Outcome("done"), ValueError("a wallet in trouble")]
+    steps(loop)
+    market.database_for("owner").execute("NOTIFY candles")  # news: a tick, no sign
+    for text in ("12:04", "12:07"):
+        hand.clock.set(at(text))
+        steps(loop)
+        hand.elapsed_s += 1
+        steps(loop)
+    assert hand.ticks == [at("12:03"), at("12:04"), at("12:07")]
+    assert told == [(at("12:03"), "run_trader", True), (at("12:07"), "run_trader", False)]
+
+
 def test_a_lost_database_is_reached_anew_and_alarmed_about(market: PaperMarket, settings: Settings) -> None:
     hand = Hand(settings, at("12:03"))
     server = ensure_running(settings.home_path)

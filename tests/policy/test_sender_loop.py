@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from policy.execution import sender_loop
+from policy.execution.desk import Superseded
 from policy.execution.sender import LiveWallets
-from policy.execution.sender_loop import run_loop
-from shared.clock import SystemClock
+from policy.execution.sender_loop import SenderLoop, run_loop
+from shared.clock import SystemClock, Timer
 from shared.db import load_queries
 from shared.job import Outcome
 from shared.settings import Settings
@@ -96,3 +100,39 @@ def test_a_lost_database_is_reached_anew_and_alarmed_about(
     alarms = database_for("cli").fetch("SELECT key, severity FROM alerts")
     assert alarms == [{"key": "sender-lost-its-database", "severity": "critical"}]
     loop()
+
+
+class Heard:
+    """A watcher that tells nothing, or fails."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.stopped = error, 0
+        self.ends = socket.socketpair()
+        self.ends[1].send(b"!")
+
+    def fileno(self) -> int:
+        return self.ends[0].fileno()
+
+    def wait(self, _timeout_s: float) -> list[Any]:
+        if self.error is not None:
+            raise self.error
+        return []
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
+@pytest.mark.parametrize("error", [Superseded("another sender"), RuntimeError("no executions are heard any more")])
+def test_a_wallet_that_is_not_heard_any_more_does_not_end_the_others(
+    settings: Settings, passes: list[float], database_for: DatabaseFor, error: Exception
+) -> None:
+    live = LiveWallets(settings, lambda *_: pytest.fail("there is no live wallet"))
+    deaf, well = Heard(error), Heard()
+    with ExitStack() as stack:
+        listener, database = database_for("sender"), database_for("sender")
+        loop = SenderLoop(SystemClock(), listener, database, live, Timer(), stack)
+        loop._watchers = {1: (None, deaf), 2: (None, well)}  # type: ignore[dict-item]
+        loop._heard()
+        assert (deaf.stopped, well.stopped) == (1, 0)
+        assert list(loop._watchers) == [2]
+    assert (deaf.stopped, well.stopped) == (1, 1)

@@ -194,6 +194,7 @@ def test_an_amendment_counts_at_the_larger_of_both_sizes(owner: Connection) -> N
 
 def test_cash_that_other_orders_may_still_spend_is_not_spent_again(owner: Connection) -> None:
     """5000 here; a resting limit order counts at its limit, what is filled of it at what it cost."""
+    owner.execute("UPDATE wallets SET taker_fee_bps = 0")
     resting = working(owner, quantity=Decimal(20), type="limit", limit_price=Decimal(110), reference_price=100.0)
     assert refusal(owner, intend(owner, uuid.uuid4(), quantity=Decimal(10))) is None  # 2200 + 1000
     working(owner, "unknown", quantity=Decimal(26))  # 2200 + 2600 + 200 = 5000
@@ -205,10 +206,20 @@ def test_cash_that_other_orders_may_still_spend_is_not_spent_again(owner: Connec
 
 
 def test_a_limit_above_the_reference_price_reserves_the_limit(owner: Connection) -> None:
+    owner.execute("UPDATE wallets SET taker_fee_bps = 0")
     working(owner, quantity=Decimal(48))  # 200 are left
     terms: dict[str, Any] = {"quantity": Decimal(2), "type": "limit"}
     assert refusal(owner, intend(owner, uuid.uuid4(), limit_price=Decimal(100), **terms)) is None
     assert refusal(owner, intend(owner, uuid.uuid4(), limit_price=Decimal("100.01"), **terms)) == NO_CASH
+
+
+def test_the_fee_must_be_there_too(owner: Connection) -> None:
+    working(owner, quantity=Decimal(48))  # 200 are left, and 2 at 100 cost 0.4 % more
+    assert refusal(owner) == NO_CASH
+    alter(owner, "orders", INTENT, quantity=Decimal("1.99203"))
+    assert refusal(owner) is None
+    alter(owner, "orders", INTENT, quantity=Decimal("1.99204"))
+    assert refusal(owner) == NO_CASH
 
 
 def test_a_limit_far_above_the_market_is_refused(owner: Connection) -> None:

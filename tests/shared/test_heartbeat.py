@@ -110,6 +110,26 @@ def test_a_monitor_that_does_not_answer_costs_a_bounded_time(
     assert [record.__dict__["because"] for record in caplog.records] == ["no answer within 0.05 s"]
 
 
+def test_a_service_does_not_wait_for_the_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shared.heartbeat, "TIMEOUT_S", 0.05)
+    asked, answered = threading.Event(), threading.Event()
+
+    def ask(*_: object) -> None:
+        asked.set()
+        answered.wait(10)
+
+    monkeypatch.setattr(shared.heartbeat, "_ask", ask)
+    beat(SecretStr("http://127.0.0.1:9"), "run_trader", True, wait=False)
+    (asking,) = [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
+    assert asked.wait(10)
+    assert asking.is_alive()
+    assert not caplog.records, "who waits is told that there was no answer"
+    answered.set()
+    asking.join(10)
+
+
 def test_a_silent_socket_ends_by_itself(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(shared.heartbeat, "TIMEOUT_S", 0.05)
     with socket.socket() as deaf:

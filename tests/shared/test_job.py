@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import shared.job
+from shared.alerts import raise_alert
 from shared.clock import Clock, ReplayClock, SystemClock
 from shared.db import Database, DatabaseUnavailable, load_queries, role_url
 from shared.errors import SextantError
@@ -128,6 +129,15 @@ def test_failing_all_day_is_one_alert_a_day(database: Database) -> None:
             does(ValueError("again"))(ReplayClock(at), database)
     assert len(runs(database)) == 3
     assert len(alerts(database)) == 2
+
+
+def test_what_is_worse_than_it_was_is_told_once_more(database: Database) -> None:
+    """The day's first row may have been delivered: what became critical since must not hide behind it."""
+    for severity, key in (("warning", "k"), ("critical", "k"), ("critical", "k"), ("warning", "k"), ("info", "other")):
+        raise_alert(database, NOON, severity, key, f"{severity}: look")
+    assert [(a["severity"], a["key"]) for a in alerts(database)] == [
+        ("warning", "k"), ("critical", "k:critical"), ("info", "other"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt(), SystemExit(1)])

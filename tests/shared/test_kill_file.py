@@ -173,3 +173,18 @@ def test_only_what_was_seen_is_lifted(tmp_path: Path) -> None:
     (tmp_path / "KILL.dir").mkdir()
     with pytest.raises(CannotStop, match="only you can take it away"):
         lift(tmp_path, "dir", b"")
+
+
+def test_a_stop_between_the_look_and_the_lifting_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was written and looked after (_append) before the file went: nobody would write it a second time."""
+    stop(tmp_path, "main", "pause")
+    path, rename = kill_path(tmp_path, "main"), Path.rename
+
+    def stopped_before(self: Path, target: Path) -> Path:
+        write_stop(tmp_path, "main", "halt", "came in at the last moment", "cli:anna", NOON)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stopped_before)
+    assert not lift(tmp_path, "main", content_of(path))
+    assert file_mandate(tmp_path, "main") == "halt"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["KILL.main"]

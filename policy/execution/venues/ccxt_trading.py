@@ -53,7 +53,7 @@ LENT = "LD"  # before an asset's name
 CAPABILITIES = TradingCapabilities(
     deadline=True,
     amend=False,  # it can only make an order smaller; cancel, then place anew
-    native_oco=True,
+    native_oco=False,  # it has them, but one leg rests and the other waits in the entry's row (decision 034)
     order_types=("market", "limit", "stop", "take_profit", "trailing_stop"),
     post_only=True,
     tells_rights=True,
@@ -117,7 +117,14 @@ class CcxtTrading:
             return Rejected(f"not sent: {error}")
         return errors.canceled(self._send("private_delete_order", asked), number)
 
-    def amend(self, symbol: str, venue_order_id: str, quantity: Decimal, stop_price: Decimal | None) -> Changed:
+    def amend(
+        self,
+        symbol: str,
+        venue_order_id: str,
+        quantity: Decimal,
+        stop_price: Decimal | None,
+        deadline: float | None = None,
+    ) -> Changed:
         return Rejected(f"not sent: {self.name} changes no order in place; cancel {venue_order_id}, then place another")
 
     def open_orders(self) -> Sequence[VenueOrder]:

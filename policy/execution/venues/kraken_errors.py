@@ -15,6 +15,8 @@ from shared.exchanges.resilience import excerpt
 
 # No order passes until somebody looks at the key.
 FATAL = ("EAPI:Invalid key", "EAPI:Invalid signature", "EGeneral:Permission denied")
+# Asked too often: the venue counts otherwise than we do, and what is asked meanwhile counts as well.
+THROTTLED = ("EAPI:Rate limit exceeded", "EGeneral:Temporary lockout", "EService:Throttled")
 # With one of these the order never reached the book; more may follow after a colon (the argument, a time).
 DEFINITE = (
     *FATAL,
@@ -62,6 +64,10 @@ def read_envelope(answer: object) -> Answer:
 
 def is_fatal(errors: Sequence[str]) -> bool:
     return any(_is(error, FATAL) for error in errors)
+
+
+def is_throttled(errors: Sequence[str]) -> bool:
+    return any(_is(error, THROTTLED) for error in errors)
 
 
 def is_no_such_order(errors: Sequence[str]) -> bool:

@@ -103,8 +103,12 @@ def add_order(order: NewOrder, pair_id: str) -> dict[str, str]:
     elif order.type != "market":
         said |= {"price": f"{order.stop_price:f}", "trigger": "last"}
     if order.deadline is not None:
-        said["deadline"] = f"{from_unix(order.deadline):%Y-%m-%dT%H:%M:%S.%fZ}"
+        said["deadline"] = deadline_of(order.deadline)
     return said
+
+
+def deadline_of(moment: float) -> str:
+    return f"{from_unix(moment):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 def _check(order: NewOrder) -> None:

@@ -6,18 +6,28 @@ deadline makes the unknown decidable: after it, what is nowhere will never be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
-from policy.execution.venues.kraken_errors import Answer, NoAnswer, changed, is_fatal, is_no_such_order, placed
+from policy.execution.venues.kraken_errors import (
+    Answer,
+    NoAnswer,
+    changed,
+    is_fatal,
+    is_no_such_order,
+    is_throttled,
+    placed,
+)
 from policy.execution.venues.kraken_messages import (
     Names,
     Row,
     Unplaceable,
     add_order,
+    amount_of,
+    deadline_of,
     is_tradable,
     parse_balances,
     parse_entry,
@@ -25,7 +35,7 @@ from policy.execution.venues.kraken_messages import (
     parse_order,
     parse_rights,
 )
-from policy.execution.venues.kraken_private import COSTS, PrivateKraken, counter_of
+from policy.execution.venues.kraken_private import COSTS, COUNTER, DECAY_PER_S, PrivateKraken, counter_of
 from policy.execution.venues.protocol import (
     Balance,
     Changed,
@@ -91,6 +101,9 @@ class KrakenTrading:
         self._market = KrakenExchange(rest_url, timer=timer, requests_per_s=requests_per_s, home=home)
         self._market.calls.retry = RetryPolicy(tries=1)  # nothing is repeated here, not even a public question
         self._names = Names()
+        self._told: dict[
+            str, tuple[Row, VenueFill]
+        ] = {}  # of the last look at trades, with their ledger entries merged
 
     # --- acts ---
 
@@ -111,10 +124,19 @@ class KrakenTrading:
 
         return self._change("CancelOrder", {"txid": venue_order_id}, is_done)
 
-    def amend(self, symbol: str, venue_order_id: str, quantity: Decimal, stop_price: Decimal | None) -> Changed:
+    def amend(
+        self,
+        symbol: str,
+        venue_order_id: str,
+        quantity: Decimal,
+        stop_price: Decimal | None,
+        deadline: float | None = None,
+    ) -> Changed:
         question = {"txid": venue_order_id, "order_qty": f"{quantity:f}"}
         if stop_price is not None:
             question["trigger_price"] = f"{stop_price:f}"
+        if deadline is not None:
+            question["deadline"] = deadline_of(deadline)
         return self._change("AmendOrder", question, lambda result: bool(result["amend_id"]))
 
     def _change(self, method: str, question: Row, is_done: Callable[[Any], bool]) -> Changed:
@@ -170,23 +192,36 @@ class KrakenTrading:
     # --- money ---
 
     def fills(self, since: float) -> list[VenueFill]:
-        """See TradingVenue. CouldNotAsk while a trade's ledger entries are not there yet."""
+        """See TradingVenue. CouldNotAsk while a trade's ledger entries are not there yet. A trade on margin exchanges
+        nothing: what it costs and settles is in the ledger alone."""
         self._learn_names()
         trades = self._pages("TradesHistory", "trades", {"start": _before(since)})
-        trades = self._parsed("TradesHistory", trades, lambda told: _at_or_after(since, told))
-        if not trades:
-            return []
+        trades = self._parsed("TradesHistory", trades, lambda told: _spot_since(since, told))
+        told = {trade_id: self._told[trade_id] for trade_id, row in trades.items() if self._is_told(trade_id, row)}
+        new = {trade_id: row for trade_id, row in trades.items() if trade_id not in told}
+        for trade_id, fill in self._merged(since, new).items():
+            told[trade_id] = new[trade_id], fill
+        self._told = told
+        return sorted((fill for _, fill in told.values()), key=lambda fill: (fill.filled_at, fill.venue_trade_id))
+
+    def _is_told(self, trade_id: str, row: Row) -> bool:
+        """Whether a trade was told just so before: its ledger entries do not change, and asking for them costs."""
+        return trade_id in self._told and self._told[trade_id][0] == row
+
+    def _merged(self, since: float, trades: Mapping[str, Row]) -> dict[str, VenueFill]:
+        """Trades with their ledger entries, which are asked for if there is any."""
         legs: dict[str, list[LedgerEntry]] = {}
-        for entry in self._entries(since - LEDGER_MARGIN_S, {"type": "trade"}):
-            legs.setdefault(entry.reference, []).append(entry)
-        fills = list[VenueFill]()
+        if trades:
+            for entry in self._entries(since - LEDGER_MARGIN_S, {"type": "trade"}):
+                legs.setdefault(entry.reference, []).append(entry)
+        fills = dict[str, VenueFill]()
         for trade_id, row in trades.items():
             merge = _merging(trade_id, legs.get(trade_id, []), self._names)
             fill = self._parsed("TradesHistory", row, merge)
             if fill is None:
                 raise CouldNotAsk(f"kraken's ledger lags: trade {trade_id} has no entries for both of its assets yet")
-            fills.append(fill)
-        return sorted(fills, key=lambda fill: (fill.filled_at, fill.venue_trade_id))
+            fills[trade_id] = fill
+        return fills
 
     def ledger(self, since: float) -> list[LedgerEntry]:
         """See TradingVenue; without movements of what is staked or earns, whose other half is there as staking."""
@@ -238,9 +273,12 @@ class KrakenTrading:
             self._counter.acquire(COSTS.get(method, 1.0))
         nonce = self._take_nonce()
         try:
-            return self._private.ask(method, question, nonce)
+            answer = self._private.ask(method, question, nonce)
         except NoAnswer as trouble:
             raise CouldNotAsk(f"kraken {method}: {trouble}") from None
+        if self._counter is not None and is_throttled(answer.errors):
+            self._counter.pause(COUNTER / DECAY_PER_S)  # until the venue's own counter is empty, wherever it stood
+        return answer
 
     def _result(self, method: str, answer: Answer) -> dict[str, Any]:
         if answer.errors:
@@ -320,8 +358,12 @@ def _page(result: Row, key: str) -> tuple[dict[str, Any], int | None]:
     return rows, int(result["count"]) if "count" in result or key != "open" else None
 
 
-def _at_or_after(since: float, rows: Row) -> dict[str, Any]:
-    return {row_id: row for row_id, row in rows.items() if float(row["time"]) >= since}
+def _spot_since(since: float, rows: Row) -> dict[str, Any]:
+    return {
+        row_id: row
+        for row_id, row in rows.items()
+        if float(row["time"]) >= since and not amount_of(row.get("margin") or 0)
+    }
 
 
 def _before(since: float) -> int:

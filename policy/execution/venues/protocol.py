@@ -193,8 +193,16 @@ class TradingVenue(Protocol):
 
     def cancel(self, symbol: str, venue_order_id: str) -> Changed: ...
 
-    def amend(self, symbol: str, venue_order_id: str, quantity: Decimal, stop_price: Decimal | None) -> Changed:
-        """``quantity``: the whole new size, what is filled included. Rejected where capabilities.amend is False."""
+    def amend(
+        self,
+        symbol: str,
+        venue_order_id: str,
+        quantity: Decimal,
+        stop_price: Decimal | None,
+        deadline: float | None = None,
+    ) -> Changed:
+        """``quantity``: the whole new size, what is filled included; ``deadline`` as an order's. Rejected where
+        capabilities.amend is False."""
         ...
 
     def open_orders(self) -> Sequence[VenueOrder]:

@@ -32,8 +32,8 @@ LEAKS = (
         "late-listed-trade-never-asked-for",
         "trades older than the newest known one are not asked for",
         ACCOUNT,
-        "desk.venue.fills(_earliest(since_fill, awaited))",
-        "desk.venue.fills(since_fill)",
+        "desk.venue.fills(_earliest(desk, known_until, awaited))",
+        "desk.venue.fills(known_until)",
         (f"{READING}::test_an_order_has_not_ended_before_all_its_trades_are_here",),
     ),
     Leak(

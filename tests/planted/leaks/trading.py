@@ -101,8 +101,8 @@ LEAKS = (
         "the-loser-trades",
         "what the evaluation called worse than the baseline trades all the same",
         "policy/policy_model.py",
-        'else (promotion["residual"], promotion["verdict"])',
-        'else (1.0, promotion["verdict"])',
+        'else (row["residual"], row["verdict"])',
+        'else (1.0, row["verdict"])',
         ("tests/policy/test_policy_model.py::test_the_newest_promotion_says_whether_the_residual_counts",),
     ),
     Leak(

@@ -148,6 +148,18 @@ def test_a_chain_calls_each_in_order_and_another_order_is_another_chain(root: Pa
         assert values.tolist() == [result, result]
 
 
+@pytest.mark.parametrize("length", [4, 12, 19])  # 12: links of 5, 5 and 2, called by one of 3; 19: of 5, 5, 5 and 4
+def test_a_long_chain_leaves_none_out_and_keeps_their_order(root: Path, write: Write, length: int) -> None:
+    module = write("rules", RULES)
+    rules = compile_functions(module, ["add_one", "double"])
+    names = [("add_one", "double")[(n * n // 3) % 2] for n in range(length)]
+    values, plain = np.full(1, 3.0), np.full(1, 3.0)
+    chain([rules[name] for name in names])(values, 0)
+    for name in names:
+        getattr(module, name)(plain, 0)
+    assert values.tolist() == plain.tolist()
+
+
 def test_a_chain_takes_the_place_of_a_loop_over_a_registry(root: Path, write: Write) -> None:
     rules = compile_functions(write("rules", RULES), ["add_one", "double"])
     loop = "def limit(values, unused):\n    for rule in (add_one, double):\n        rule(values, unused)\n"
