@@ -208,7 +208,7 @@ def _check_stopped(world: LiveWorld, planned: Plan, since_ns: int) -> None:
         assert not later, "something was sent after a halt"
     if planned.stop == "flatten":
         for symbol in SYMBOLS:
-            assert world.position(symbol) == 0, f"{symbol} is still held after a flatten"
+            assert world.position(symbol) == 0 or _is_dust(world, symbol), f"{symbol} is still held after a flatten"
 
 
 def _unprotected(world: LiveWorld) -> str:
@@ -216,8 +216,12 @@ def _unprotected(world: LiveWorld) -> str:
     for symbol in SYMBOLS:
         assert world.position(symbol) >= 0, f"more {symbol} was sold than was held"
         resting = sum((o.quantity - o.filled for o in world.stops(symbol)), Decimal(0))
-        worth = world.position(symbol) * Decimal(repr(world.close_of(symbol))) * (1 - LOWEST_STOP)
-        is_dust = worth < world.market.rules(symbol).min_notional  # at its stop's price the venue takes no such order
-        if resting != world.position(symbol) and not (is_dust and resting == 0):
+        if resting != world.position(symbol) and not (_is_dust(world, symbol) and resting == 0):
             return f"{symbol}: {world.position(symbol)} held, {resting} protected"
     return ""
+
+
+def _is_dust(world: LiveWorld, symbol: str) -> bool:
+    """Whether the venue takes no order of what is held, at the price of the lowest stop that it could have."""
+    worth = world.position(symbol) * Decimal(repr(world.close_of(symbol))) * (1 - LOWEST_STOP)
+    return worth < world.market.rules(symbol).min_notional
