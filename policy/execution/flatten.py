@@ -14,7 +14,7 @@ from policy.execution.crashpoints import crashpoint
 from policy.execution.desk import Desk
 from policy.execution.protect import write_order
 
-LIFETIME = timedelta(seconds=60)
+LIFETIME = timedelta(minutes=3)  # longer than the fate of a stop that stands in its way may stay unknown
 
 
 def flatten(desk: Desk) -> None:
