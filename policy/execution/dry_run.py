@@ -6,21 +6,13 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from policy.execution.account import read_account
-from policy.execution.connect import import_account, measure_clock, take_over
 from policy.execution.desk import Desk
-from policy.execution.live_sender import doubt_of
-from policy.execution.reconcile import reconcile
+from policy.execution.live_sender import doubt_of, look
 
 
 def dry_pass(desk: Desk) -> None:
     """Prints what a pass over this wallet would do now."""
-    measure_clock(desk)
-    take_over(desk)
-    if desk.wallet["connected_at"] is None:
-        import_account(desk)
-    read_account(desk)
-    unmatched = reconcile(desk)
+    unmatched = look(desk)
     mandate, doubt = desk.mandate(), doubt_of(desk, desk.venue.status())
     print(f"{desk.wallet['name']}: mandate {mandate}; {unmatched} unmatched; {doubt or 'nothing in doubt'}")
     for intent in desk.ask("intents", now=desk.now()):

@@ -19,6 +19,17 @@ from policy.execution.venues.protocol import CouldNotAsk
 SKEW_LIMIT_S = 5.0
 
 
+def look(desk: Desk) -> int:
+    """The half of a pass that only reads: takes the wallet over, reads its account and compares; sends nothing. The
+    number of things that do not match."""
+    measure_clock(desk)
+    take_over(desk)
+    if desk.wallet["connected_at"] is None:
+        import_account(desk)
+    read_account(desk)
+    return reconcile(desk)
+
+
 def run_pass(desk: Desk) -> None:
     """Everything there is to do for the wallet now. CouldNotAsk, Superseded and KeyRefused end it early: what was
     written by then is true, and the next pass begins by reading."""

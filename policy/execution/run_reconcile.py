@@ -8,10 +8,8 @@ from __future__ import annotations
 import sys
 from datetime import datetime
 
-from policy.execution.account import read_account
-from policy.execution.connect import import_account, measure_clock, take_over
-from policy.execution.desk import Desk, Row, WalletBusy
-from policy.execution.reconcile import reconcile
+from policy.execution.desk import Row, WalletBusy
+from policy.execution.live_sender import look
 from policy.execution.sender import LiveWallets, environment, venue_opener
 from shared.clock import Clock
 from shared.db import Database, load_queries
@@ -25,7 +23,7 @@ def run_once(clock: Clock, database: Database, live: LiveWallets) -> Outcome:
     wrong: list[str] = []
     for wallet in wallets:
         try:
-            live.with_desk(clock, database, wallet, compare)
+            live.with_desk(clock, database, wallet, look)
             told = "compared now"
         except WalletBusy:
             told = "a sender works for it: its newest comparison"
@@ -40,16 +38,6 @@ def run_once(clock: Clock, database: Database, live: LiveWallets) -> Outcome:
     if wrong:
         raise JobError(f"{', '.join(wrong)}: ledger and account do not match, or could not be compared")
     return Outcome("done" if wallets else "nothing", {"wallets": len(wallets)})
-
-
-def compare(desk: Desk) -> None:
-    """Reads the account and compares; nothing is sent."""
-    measure_clock(desk)
-    take_over(desk)
-    if desk.wallet["connected_at"] is None:
-        import_account(desk)
-    read_account(desk)
-    reconcile(desk)
 
 
 def in_words(name: str, told: str, row: Row | None, now: datetime) -> str:

@@ -98,7 +98,7 @@ class LiveWallets:
             told = str(error) if wallet["name"] in str(error) else f"wallet {wallet['name']}: {error}"
             raise_alert(database, clock.now(), "critical" if loud else "warning", key, told)
 
-    def with_desk(self, clock: Clock, database: Database, wallet: Row, work: Callable[[Desk], None]) -> None:
+    def with_desk(self, clock: Clock, database: Database, wallet: Row, work: Callable[[Desk], object]) -> None:
         """Something else than a pass, in an epoch of its own. WalletBusy: a sender works for the wallet."""
         desk = self._open(clock, database, wallet)
         try:
