@@ -18,7 +18,7 @@ from pipeline.soak.jobs import Jobs, Times
 from pipeline.soak.plan import DAY, HOUR, QUIET_S, Mishap
 from pipeline.soak.world import ACCOUNT, LIVE, START, World
 from policy.execution import crashpoints
-from policy.execution.run_reconcile import compare
+from policy.execution.live_sender import look
 from shared.clock import from_unix
 from shared.db import load_queries
 from shared.kill_file import write_stop
@@ -287,4 +287,4 @@ class Soak:
         self.jobs.new_sender()
         live = load_queries("live_sender")["live_wallets"]
         for wallet in database.fetch(live, {"now": self.world.clock.now()}):
-            self.jobs.live.with_desk(self.world.clock, database, wallet, compare)
+            self.jobs.live.with_desk(self.world.clock, database, wallet, look)
