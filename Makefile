@@ -20,9 +20,9 @@ SPAN = $(call opt,AT,at) $(call opt,FROM,from) $(call opt,TO,to)
         run-meta run-encoder scorecard assess-llm replay-llm probe-llm import-news import-onchain llm-emulator \
         train-encoder features eval-encoder export-embeddings encoder-upgrade check-encoder retrain analogs \
         train-policy run-trader run-sender backtest evaluate canaries planted promote wallet wallets limits \
-        wallet-adopt wallet-deposit wallet-withdraw pause kill halt resume go-live reconcile alert-test notify backup \
-        restore data-clean refresh-rules explain slippage-report run-trader-loop run-sender-loop crash-test soak \
-        test-long mutate drill schedule cron-print status \
+        wallet-adopt wallet-release wallet-deposit wallet-withdraw place pause kill halt resume go-live reconcile \
+        alert-test notify backup restore data-clean refresh-rules explain risk slippage-report run-trader-loop \
+        run-sender-loop crash-test soak test-long mutate drill schedule cron-print status \
         venv-meta venv-encoder venv-policy venv-sender install-meta install-encoder \
         install-policy install-sender
 
@@ -156,6 +156,9 @@ explain: $(RUN)  ## why did it buy, why not? DECISION=id, or SYMBOL= [WALLET=] [
 	@$(PY) -m pipeline.explain $(call opt,DECISION,decision) $(call opt,SYMBOL,symbol) $(call opt,WALLET,wallet) \
 	  $(call opt,AT,at) $(if $(PROMPT),--prompt) $(if $(JSON),--json)
 
+risk: $(RUN)  ## what each wallet risks now, each figure beside its limit, exit 1 beyond one: [WALLET=]
+	@$(PY) -m policy.run_risk_report $(call opt,WALLET,wallet)
+
 slippage-report: $(RUN)  ## fills beside the kernel's prediction: [WALLET=] [FROM=] [TO=]
 	@$(PY) -m pipeline.slippage_report $(call opt,WALLET,wallet) $(call opt,FROM,from) $(call opt,TO,to)
 
@@ -179,10 +182,16 @@ limits: $(RUN)  ## show or change hard limits: WALLET=… [MAX_ORDER_NOTIONAL=] 
 	  $(call opt,RAMP_EXPOSURE,ramp-exposure) $(call opt,SYMBOLS,symbols)
 
 wallet-adopt: $(RUN)  ## let Sextant manage what lies on the account: WALLET=… [ASSET= QTY=] [KEY=]
+wallet-release: $(RUN)  ## leave what it manages on the account, unmanaged: WALLET=… ASSET=… QTY=… REASON="…" [KEY=]
 wallet-deposit: $(RUN)  ## pay into a paper wallet: WALLET=… QTY=… [KEY=]
 wallet-withdraw: $(RUN)  ## take out of a paper wallet: WALLET=… QTY=… [KEY=]
-wallet-adopt wallet-deposit wallet-withdraw:
-	@$(PY) -m pipeline.operator $@ $(WALLET) $(call opt,ASSET,asset) $(call opt,QTY,quantity) $(call opt,KEY,key)
+wallet-adopt wallet-release wallet-deposit wallet-withdraw:
+	@$(PY) -m pipeline.operator $@ $(WALLET) $(call opt,ASSET,asset) $(call opt,QTY,quantity) $(call opt,KEY,key) \
+	  $(if $(REASON),--reason "$(REASON)")
+
+place: $(RUN)  ## an order by hand: WALLET=… SYMBOL=… SIDE=buy|sell QTY=… [LIMIT=…] REASON="…" [KEY=]
+	@$(PY) -m pipeline.operator $@ $(WALLET) $(call opt,SYMBOL,symbols) $(call opt,SIDE,side) $(call opt,QTY,quantity) \
+	  $(call opt,LIMIT,limit) $(call opt,KEY,key) $(if $(REASON),--reason "$(REASON)")
 
 pause: $(RUN)  ## no entries: WALLET=… or ALL=1 [REASON="…"]
 kill: $(RUN)  ## no entries, entry orders cancelled: WALLET=… or ALL=1 [FLATTEN=1: and sell] [REASON="…"]
@@ -291,9 +300,11 @@ soak: $(VENV)/.dev  ## simulated days with faults, every job in one process: [DA
 mutate: $(VENV)/.dev  ## break each line of the risk rules: does a test fail?
 	@$(PY) -m tests.mutate
 
-test-long: $(VENV)/.dev  ## the long forms: the order machine and crash schedules: [N=10000] [SCHEDULES=20000]
+test-long: $(VENV)/.dev  ## the long forms: order machine, crash schedules, demo, parity, poison: [N=10000] [SCHEDULES=20000]
 	@ORDER_MACHINE_EXAMPLES=$(or $(N),10000) $(PY) -m pytest tests/policy/test_order_machine.py
 	@$(PY) -m tests.crash --schedules $(or $(SCHEDULES),20000) --jobs 2
+	@DEMO_DAYS=42 PARITY_HOURS=100 TRAIN_EACH=1 $(PY) -m pytest tests/pipeline/test_demo.py \
+	  tests/pipeline/test_parity.py tests/pipeline/test_poison.py
 
 planted: $(VENV)/.dev  ## deliberate mistakes, each patched into a copy: does the suite catch every one? [NAME="…"] [FAMILY=execution] …
 	@$(PY) -m tests.planted $(call opt,NAME,name) $(call opt,FAMILY,family) $(call opt,JOBS,jobs)

@@ -5,14 +5,28 @@ from __future__ import annotations
 import os
 import pwd
 import uuid
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from shared.db import Database, load_queries
 from shared.job import UsageError
 from shared.kill_file import MANDATES
 
 COMMAND_LIFETIME = timedelta(hours=1)
+PLACE_LIFETIME = timedelta(seconds=60)  # the longest that the database takes
 RETRAIN_LIFETIME = timedelta(hours=24)  # taken hourly, when no training runs
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an operator orders by hand; without a limit it is bounded by the sender's price collar."""
+
+    wallet: str
+    symbol: str
+    side: str  # buy or sell
+    quantity: Decimal
+    limit_price: Decimal | None = None
 
 
 def operator_name() -> str:
@@ -37,6 +51,43 @@ def issue_command(
 def ask_for_encoder(database: Database, at: datetime, reason: str, issuer: str, key: str | None = None) -> bool:
     """Writes a command that asks for a new encoder; False when this idempotency key was used before."""
     return _issue(database, at, None, "retrain-encoder", reason, issuer, key, at + RETRAIN_LIFETIME)
+
+
+def place_order(
+    database: Database,
+    at: datetime,
+    order: Order,
+    reason: str,
+    issuer: str,
+    key: str | None = None,
+) -> int | None:
+    """Writes an order by hand, which the wallet's sender may take up within a minute; the command's id, or None when
+    this idempotency key was used before. UsageError: no such wallet, no such instrument on its venue, no reason."""
+    if not reason.strip():
+        raise UsageError("say why (REASON=…): an order by hand is written down with its reason")
+    row = {
+        "wallet": order.wallet,
+        "symbol": order.symbol,
+        "side": order.side,
+        "quantity": order.quantity,
+        "limit_price": order.limit_price,
+        "reason": reason,
+        "issuer": issuer,
+        "idempotency_key": key or str(uuid.uuid4()),
+        "at": at,
+        "expires_at": at + PLACE_LIFETIME,
+    }
+    made = database.fetch_one(load_queries("cli")["insert_place"], row)
+    if made is not None:
+        return int(made["id"])
+    found = database.fetch_one("SELECT venue FROM wallets WHERE name = %(wallet)s", row)
+    if found is None:
+        raise no_wallet(order.wallet)
+    if not database.fetch(
+        "SELECT FROM instruments WHERE venue = %(venue)s AND symbol = %(symbol)s", row | {"venue": found["venue"]}
+    ):
+        raise UsageError(f"{order.symbol} is not known on {found['venue']}: run the feed, or `make backfill`, with it")
+    return None
 
 
 def _issue(

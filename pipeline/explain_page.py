@@ -136,6 +136,8 @@ def _order(story: Story, console: Console) -> None:
     limit = f" at {order['limit_price'].normalize():f} or better" if order["limit_price"] else ""
     _plain(console, f"{order['side']} {order['quantity'].normalize():f}, {order['type']}{limit}, sized at "
            f"{order['reference_price']:g}; to be sent before {order['deadline']:%m-%d %H:%M:%S}", 3)  # fmt: skip
+    if exits := _exits(order):
+        _plain(console, f"its position is to be left at {exits}", 3)
     approved = order["approved_at"]
     _plain(console, f"approved at {approved:%m-%d %H:%M:%S}" if approved else "never approved", 3)
     for event in order["events"]:
@@ -144,6 +146,16 @@ def _order(story: Story, console: Console) -> None:
         _plain(console, f"{fill['filled_at']:%m-%d %H:%M:%S}  {fill['quantity'].normalize():f} at "
                f"{fill['price'].normalize():f}, fee {fill['fee'].normalize():f} {fill['fee_asset']}; "
                f"{fill['shortfall_bps']:+.1f} bps against the close it was sized at", 3)  # fmt: skip
+
+
+def _exits(order: Story) -> str:
+    """What the entry's bracket says; nothing where it names none."""
+    named = [
+        f"{order['bracket_stop'].normalize():f} or below" if order["bracket_stop"] else "",
+        f"{order['bracket_target'].normalize():f} or above" if order["bracket_target"] else "",
+        f"{order['bracket_trail']:.2%} below its highest price" if order["bracket_trail"] else "",
+    ]
+    return ", ".join(filter(None, named))
 
 
 def _steering(story: Story, console: Console, prompt: bool) -> None:

@@ -1,7 +1,7 @@
 """Money that is handed to a wallet or taken from it by its operator's word; by trading only fills move any.
 
-Writes cash_flows: an adoption is two rows (out of what is unmanaged, into what is managed), so that the account's sum
-stays what the venue says it is.
+Writes cash_flows: an adoption is two rows (out of what is unmanaged, into what is managed) and a release two back, so
+that the account's sum stays what the venue says it is.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from typing import Any
 
 from pipeline.commands import no_wallet
@@ -77,6 +77,48 @@ def _adopt(
     return quantity if value is None else value
 
 
+def release(
+    database: Database, at: datetime, wallet: str, asset: str, quantity: Decimal, reason: str, key: str | None = None
+) -> Decimal | None:
+    """Takes a part of what a live wallet manages out of Sextant's hands again: it stays on the account, unmanaged.
+
+    Returns its value in quote at the newest close; None when this idempotency key was used before. UsageError: more
+    than is managed less what orders under way may take, a paper wallet, no reason. JobError: no price to value it at.
+    """
+    if not reason.strip():
+        raise UsageError("say why (REASON=…): a release is written down with its reason")
+    with database.transaction():
+        row, insert = _locked(database, wallet), load_queries("cli")["insert_cash_flow"]
+        if row["mode"] == "paper":
+            raise UsageError(f"{wallet} is a paper wallet and has no account; `make wallet-withdraw` takes out")
+        free, taken = _releasable(database, row, asset)
+        value = None if asset == row["quote"] or quantity > free else _worth(database, at, row, asset, quantity)
+        reference = f"release {key or uuid.uuid4()}"
+        taken_out = _flow(row, asset, -quantity, "release", f"{reference}: taken ({reason})", at)
+        given = _flow(row, asset, quantity, "release", f"{reference}: given", at)
+        if value is not None:
+            taken_out["value"], given["value"] = -value, value
+        if not database.execute(insert, given | {"managed": False}):
+            return None
+        database.execute(insert, taken_out)
+        if quantity > free:  # the transaction ends here and takes both rows with it
+            under_way = f", {taken.normalize():f} of it in orders under way" if taken else ""
+            raise UsageError(
+                f"wallet {wallet}: {quantity.normalize():f} {asset} are more than the {free.normalize():f} that it can "
+                f"release (it manages {(free + taken).normalize():f}{under_way})"
+            )
+    return quantity if value is None else value
+
+
+def _releasable(database: Database, wallet: Row, asset: str) -> tuple[Decimal, Decimal]:
+    """What a wallet manages of an asset less what its orders may still take, and the latter."""
+    asked = {"wallet_id": wallet["id"], "asset": asset}
+    row = database.fetch_one(load_queries("operator")["releasable"], asked)
+    assert row is not None
+    taken = Decimal(row["taken"]).quantize(QUANTUM, ROUND_UP)
+    return Decimal(row["managed"]) - taken, taken
+
+
 def _value(database: Database, at: datetime, wallet: Row, asset: str, quantity: Decimal) -> Decimal | None:
     """In quote, at the close at which the book values it; None for the quote currency itself."""
     if asset == wallet["quote"]:
@@ -87,6 +129,11 @@ def _value(database: Database, at: datetime, wallet: Row, asset: str, quantity: 
             f"wallet {wallet['name']} may trade {', '.join(wallet['symbols'])}: it could never sell {asset}; `make "
             f"limits WALLET={wallet['name']} SYMBOLS=…` allows more"
         )
+    return _worth(database, at, wallet, asset, quantity)
+
+
+def _worth(database: Database, at: datetime, wallet: Row, asset: str, quantity: Decimal) -> Decimal:
+    symbol = f"{asset}/{wallet['quote']}"
     asked = {"venue": wallet["venue"], "symbol": symbol, "now": at}
     newest = database.fetch_one(load_queries("operator")["newest_close"], asked)
     if newest is None:

@@ -56,6 +56,8 @@ def go_live(
 
 def _work(context: Context) -> Outcome:
     a, database, now = context.arguments, context.database, context.clock.now()
+    if a.wallet is None:
+        raise UsageError("go live with which wallet? LIVE_CONFIRM=… make go-live WALLET=…; `make wallets` lists them")
     if not a.reason.strip():
         raise UsageError("say why (REASON=…): going live is written down with its reason")
     if not a.dry_run:
@@ -97,7 +99,7 @@ def _adopt_what_the_file_says(database: Database, now: datetime, wallet: str) ->
 
 def main(argv: list[str] | None = None) -> int:
     parser = job_parser("The checklist of going live: all of it passes, or the wallet does not trade live.")
-    parser.add_argument("wallet")
+    parser.add_argument("wallet", nargs="?")
     parser.add_argument("--dry-run", action="store_true", help="look and print, write nothing")
     parser.add_argument("--reason", default="operator's wish")
     return run_job_command("cli", parser, _work, argv)

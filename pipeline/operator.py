@@ -1,4 +1,5 @@
-"""The operator's hand: wallets and their limits, money in and out, stopping and resuming; ask for a new encoder.
+"""The operator's hand: wallets and their limits, money in and out, stopping and resuming, orders by hand; ask for a new
+encoder.
 
 Writes wallets, limits, cash_flows, commands, and the KILL files.
 """
@@ -11,7 +12,8 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from pipeline.commands import ask_for_encoder, issue_command, operator_name
-from pipeline.funding import adopt, adopt_managed_capital, pay
+from pipeline.funding import adopt, adopt_managed_capital, pay, release
+from pipeline.place import place_command
 from pipeline.stopping import STOPS, WISH, resume_command, stop_command, wallet_state
 from pipeline.wallets import change_limits, create_live_wallet, create_wallet, limit_lines
 from shared.db import load_queries
@@ -98,6 +100,17 @@ def _adopt(context: Context) -> Outcome:
     return Outcome("done", {"wallet": name, "adopted": f"{a.quantity} {a.asset}", "value": value})
 
 
+def _release(context: Context) -> Outcome:
+    a, name = context.arguments, _named(context)
+    if a.asset is None or a.quantity is None:
+        raise UsageError("release what? ASSET=… and QTY=…")
+    quantity, reason = _amount(a.quantity), a.reason or ""
+    value = release(context.database, context.clock.now(), name, a.asset, quantity, reason, a.key)
+    if value is None:
+        return Outcome("nothing", {"wallet": name, "because": "this KEY was used before"})
+    return Outcome("done", {"wallet": name, "released": f"{a.quantity} {a.asset}", "value": value})
+
+
 def _pay(context: Context) -> Outcome:
     a, name = context.arguments, _named(context)
     if a.quantity is None:
@@ -128,15 +141,17 @@ ACTIONS: dict[str, Callable[[Context], Outcome]] = {
     "wallets": _wallets,
     "limits": _limits,
     "wallet-adopt": _adopt,
+    "wallet-release": _release,
     "wallet-deposit": _pay,
     "wallet-withdraw": _pay,
     "resume": resume_command,
+    "place": place_command,
     "retrain": _retrain,
 }
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = job_parser("Wallets, their limits and money; pause, kill, halt, resume; ask for a new encoder.")
+    parser = job_parser("Wallets, their limits and money; pause, kill, halt, resume; place; ask for a new encoder.")
     parser.add_argument("action", choices=(*ACTIONS, *STOPS))
     parser.add_argument("wallet", nargs="?", help="of all actions but wallets and retrain")
     parser.add_argument("--reason")
@@ -147,9 +162,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--venue")
     parser.add_argument("--symbols", nargs="+")
     parser.add_argument("--track", choices=("live", "rules", "llm", "static"))
-    parser.add_argument("--asset", help="wallet-adopt: which of those on the account")
-    parser.add_argument("--quantity", help="wallet-adopt, wallet-deposit, wallet-withdraw")
-    parser.add_argument("--key", help="idempotency: the same payment or adoption twice under one key is one")
+    parser.add_argument("--asset", help="wallet-adopt, wallet-release: which of those on the account")
+    parser.add_argument("--quantity", help="wallet-adopt, wallet-release, wallet-deposit, wallet-withdraw, place")
+    parser.add_argument("--side", help="place: buy or sell")
+    parser.add_argument("--limit", help="place: the price that it must not be filled beyond; none: the price collar")
+    parser.add_argument("--key", help="idempotency: the same payment, adoption or order twice under one key is one")
     for limit in LIMITS:
         parser.add_argument(f"--{limit.replace('_', '-')}")
     return parser

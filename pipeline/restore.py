@@ -105,12 +105,17 @@ def _swap(admin: Connection, live: str, new: str, before: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Puts a backup in the place of the database.")
-    parser.add_argument("file", type=Path, help="a dump that `make backup` wrote")
+    parser.add_argument("file", type=Path, nargs="?", help="a dump that `make backup` wrote")
     parser.add_argument("--yes", action="store_true", help="yes, replace the database")
     arguments = parser.parse_args(argv)
     try:
         settings = load_settings()
         configure_logging(settings.log.level)
+        if arguments.file is None:
+            raise UsageError(
+                f"restore which backup? `make restore FILE=… YES=1`; {settings.home_path / 'backups'} is where `make "
+                "backup` puts them"
+            )
         if not arguments.yes:
             raise UsageError(
                 f"this puts {arguments.file} in the place of database {dumps.live_name(settings)}, keeps that one "

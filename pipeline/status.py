@@ -13,8 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.place import place_lines
 from pipeline.promote import promotion_line
 from pipeline.schedule import cron_trigger
+from pipeline.status_positions import position_lines
 from pipeline.status_steering import llm_lines, silence, steering_table
 from pipeline.stopping import wallet_state
 from shared.clock import open_clock
@@ -48,7 +50,8 @@ def print_wallets(database: Database, settings: Settings, now: datetime, console
     states = wallet_states(database, settings, now)
     positions = database.fetch(queries["wallet_positions"])
     for w in database.fetch(queries["wallet_overview"], {"now": now}):
-        held = [f"{p['quantity'].normalize():f} {p['symbol']}" for p in positions if p["wallet_id"] == w["id"]]
+        own = [p for p in positions if p["wallet_id"] == w["id"]]
+        held = [f"{p['quantity'].normalize():f} {p['symbol']}" for p in own]
         decided = f"{w['last_decision']:%Y-%m-%d %H:%M}" if w["last_decision"] else "never"
         today = w["equity"] - w["day_start"]
         console.print(
@@ -57,8 +60,10 @@ def print_wallets(database: Database, settings: Settings, now: datetime, console
         for line in (
             f"  equity {w['equity']:,.2f} {w['quote']} ({today:+,.2f} today), cash {w['cash']:,.2f}",
             f"  holds {', '.join(held) or 'nothing'}",
+            *(f"  {line}" for line in position_lines(database, w["id"], own)),
             f"  last decision {decided}; {states[w['name']]}",
             *(live_lines(database, w, now) if w["mode"] == "live" else ()),
+            *(f"  {line}" for line in place_lines(database, w["id"], now)),
         ):
             _print_plain(console, line)
 

@@ -65,14 +65,17 @@ def stop_command(parser: argparse.ArgumentParser, argv: list[str] | None) -> int
     except (UsageError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    made, failed = False, False
+    made, failed, row = False, False, _Row()
     try:
         made = write_stop(stop.home, stop.wallet, mandate, reason, stop.issuer, SystemClock().now())
-        print(f"{mandate} for {stop.wallet or 'all wallets'}: {IN_WORDS[mandate]} ({path})", flush=True)
     except CannotStop as error:
         print(error, file=sys.stderr)
         failed = True
-    code = run_job_command("cli", parser, lambda context: write_row(context, stop, made), argv)
+    code = run_job_command("cli", parser, lambda context: row.write(context, stop, made), argv)
+    if row.nobody:
+        return code  # a name mistyped: nothing was stopped, and no file of ours is left
+    if not failed:
+        print(f"{mandate} for {stop.wallet or 'all wallets'}: {IN_WORDS[mandate]} ({path})", flush=True)
     if code and not failed and content_of(path) is not None:
         print(
             f"the stop is not in the database. {path} stands and stops what is sent from this SEXTANT_HOME; say it "
@@ -90,17 +93,23 @@ def _home() -> Path:
         raise ValueError(f"SEXTANT_HOME is not known ({error}); make an empty file KILL in it by hand") from None
 
 
-def write_row(context: Context, stop: Stop, made: bool) -> Outcome:
-    """The row beside the file; for a wallet that is not there the file that was ``made`` goes again. A stop is never
-    of the future (--at, a clock elsewhere): it would not hold until then."""
-    at = min(context.clock.now(), SystemClock().now())
-    try:
-        issue_command(context.database, at, stop.wallet, stop.mandate, stop.reason, stop.issuer)
-    except UsageError:
-        if made:
-            stop.path.unlink(missing_ok=True)
-        raise
-    return Outcome("done", {stop.mandate: stop.wallet or "all wallets"})
+class _Row:
+    """The row beside the file. ``nobody``: there is no such wallet, and the file that was made for it is gone again."""
+
+    def __init__(self) -> None:
+        self.nobody = False
+
+    def write(self, context: Context, stop: Stop, made: bool) -> Outcome:
+        """A stop is never of the future (--at, a clock elsewhere): it would not hold until then."""
+        at = min(context.clock.now(), SystemClock().now())
+        try:
+            issue_command(context.database, at, stop.wallet, stop.mandate, stop.reason, stop.issuer)
+        except UsageError:
+            self.nobody = True
+            if made:
+                stop.path.unlink(missing_ok=True)
+            raise
+        return Outcome("done", {stop.mandate: stop.wallet or "all wallets"})
 
 
 def resume_command(context: Context) -> Outcome:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from psycopg.types.json import Json
 
+from policy.exits import exit_rules
 from policy.laboratory import MARKET_ONLY, BookPath, Laboratory, Request
 from policy.policy_model import load_policy
 from policy.result import BacktestResult, Curve, Shifts
@@ -37,6 +38,7 @@ POLICY, RANDOM = "drl", "random"
 NAMES = {
     BASELINE: "trend × volatility target",
     "vol_target": "volatility target",
+    "min_variance": "minimum variance",
     "buy_and_hold": "buy and hold",
     "rebalanced_hold": "rebalanced hold",
     "cash": "cash",
@@ -126,12 +128,32 @@ def _terms(lab: Laboratory, own: BookPath) -> dict[str, str]:
     }
     if lab.policy and lab.policy.residual_scale == 0.0:
         terms["promotion"] = "baseline wins: the residual counts zero, the baseline trades"
-    if request.stop or request.target:
-        levels = [
-            f"{what} at {share:.3g}" for what, share in (("stop", request.stop), ("target", request.target)) if share
-        ]
-        terms["brackets"] = f"{' and '.join(levels)} of the price at entry; an experiment, not placed by the trader"
+    if lab.exits.any:
+        terms["brackets"] = _brackets(lab)
+    if lab.averages:
+        terms["averaging"] = _averaging(lab)
     return terms
+
+
+def _brackets(lab: Laboratory) -> str:
+    """What entries of the first book are left at, and what of it is not simulated."""
+    exits = lab.exits
+    named = (("stop", exits.stop), ("target", exits.target))
+    said = " and ".join(f"{what} at {share:.3g}" for what, share in named if share)
+    said = f"{said} of the price at entry" if said else "none simulated"
+    if exits.tightens:
+        said += ", the stop nearer where the trend is weak"
+    if exits.trail:
+        said += f"; the trailing stop of {exits.trail:.3g} is not simulated"
+    if lab.request.given_exits not in (None, exit_rules(lab.settings.exits)):
+        return f"{said}; an experiment, not placed by the trader"
+    return f"{said}; as the trader places them ([exits]), the rules beside it have none"
+
+
+def _averaging(lab: Laboratory) -> str:
+    exits = lab.settings.exits
+    levels = ", ".join(f"{level:g}" for level in exits.averaging_levels)
+    return f"at {levels} below the first entry, each buy {exits.averaging_multiplier:g} × the one before"
 
 
 def _costs(lab: Laboratory) -> str:
@@ -310,8 +332,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--fee", type=_cost, help="bps a side (default: the wallet's, as for the next two)")
     parser.add_argument("--slippage", type=_cost, help="half the spread, bps")
     parser.add_argument("--impact", type=float, help="of the square-root law, about 1")
-    parser.add_argument("--stop", type=_share, default=0.0, help="experiment: leave so far below the entry, as 0.05")
-    parser.add_argument("--target", type=_share, default=0.0, help="experiment: leave so far above the entry")
+    parser.add_argument("--stop", type=_share, help="leave so far below the entry, as 0.05 (default: [exits])")
+    parser.add_argument("--target", type=_share, help="leave so far above the entry (default: [exits])")
     parser.add_argument("--in-sample", action="store_true", help="allow, and mark, a span the models were trained on")
     parser.add_argument("--report", type=Path, help="where to write the HTML")
     parser.add_argument("--no-report", action="store_true", help="the table only")

@@ -7,15 +7,17 @@ compiled and batched (policy.trading_env), and is tested to decide the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policy import decision_kernel
+from policy.averaging import Averaging, averaged_price, floor_weights
 from policy.decision_kernel import MARKET_SIZE, OBSERVATION_SIZE, Bools
 from policy.execution.plan import Plan, Sizing, TradingRules, in_words
+from policy.exits import NO_EXITS, Brackets, ExitRules, name_brackets
 from policy.observation import CONFIG_LOW, CONFIG_SPAN, View, observation_hash
 from policy.risk import limit_and_explain
 from policy.risk.context import WORST_DAYS, Clamp, Notes, OperatorLimits, PortfolioState, RiskContext
@@ -24,6 +26,7 @@ from policy.strategies import BASELINE, blend, contributions_of, opinions_of
 from policy.strategies.residual import Residual
 from shared.rows import FloatArray
 
+AVERAGING = "averaging"  # its name among the contributions
 ObserveBook = Callable[..., None]  # decision_kernel.observe_book, plain or compiled
 Act = Callable[[NDArray[np.float32]], Residual]  # observation [N, OBSERVATION_SIZE] -> what it adds to the baseline
 
@@ -32,7 +35,8 @@ Act = Callable[[NDArray[np.float32]], Residual]  # observation [N, OBSERVATION_S
 class Decision:
     """One decision for N instruments, with all that explains it. ``baseline`` [N]: what trend × volatility target
     wants; ``residual``: what the model said, None when it was not asked; ``contributions``: each strategy's part [N]
-    of ``wanted``."""
+    of ``wanted``, and averaging's, where it asked for more; ``brackets``: what its orders are to be left at, None where
+    the operator names nothing."""
 
     wanted: FloatArray
     allowed: FloatArray
@@ -43,6 +47,7 @@ class Decision:
     baseline: FloatArray
     residual: Residual | None
     contributions: dict[str, FloatArray]
+    brackets: Brackets | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,9 @@ class Circumstances:
     wallet_paused: bool
     doubts: tuple[str, ...]  # [N]: what forbids entries, empty where nothing does
     state: PortfolioState | None = None  # None: of a book that no order or stop ever touched
+    symbol_caps: FloatArray | None = None  # [N], the most of equity in each; None: the operator bounds none by itself
+    exits: ExitRules = NO_EXITS
+    averaging: Averaging | None = None  # None: off
 
 
 def observe(view: View, observe_book: ObserveBook = decision_kernel.observe_book) -> NDArray[np.float32]:
@@ -81,19 +89,58 @@ def decide(
     opinions = opinions_of(view, residual, config.strategy_weights)
     contributions = contributions_of(opinions, config.strategy_weights)
     wanted = blend(contributions)
+    if circumstances.averaging is not None:
+        contributions |= _averaged(wanted, view, circumstances, circumstances.averaging)
+        wanted = blend(contributions)
     context = risk_context(view, circumstances, residual)
     allowed, clamps = limit_and_explain(wanted, context, Notes(circumstances.wallet_paused, circumstances.doubts))
+    planned = plan(allowed, view, circumstances)
     return Decision(
         wanted=wanted,
         allowed=allowed,
         clamps=clamps,
-        plan=plan(allowed, view, circumstances),
+        plan=planned,
         source="policy" if residual is not None else BASELINE,
         observation_hash=observation_hash(observation) if observation is not None else None,
         baseline=opinions[BASELINE],
         residual=residual,
         contributions=contributions,
+        brackets=_brackets(planned.quantity, contributions, view, circumstances),
     )
+
+
+def _averaged(
+    wanted: FloatArray, view: View, circumstances: Circumstances, averaging: Averaging
+) -> dict[str, FloatArray]:
+    """What averaging adds to ``wanted`` [N], as one more contribution; none where it asks for nothing. Where the
+    strategies want nothing of an instrument, it is not averaged but left."""
+    state, history = circumstances.state, view.market.history
+    if state is None or state.entries is None or history is None:
+        return {}
+    floor = floor_weights(
+        state.entries, averaging, history.window, history.closes.stride, view.market.prices, view.book.held,
+        view.book.equity,
+    )  # fmt: skip
+    added = np.where(wanted > 0.0, np.maximum(floor - wanted, 0.0), 0.0)
+    return {AVERAGING: added} if added.any() else {}
+
+
+def _brackets(
+    quantity: FloatArray, contributions: Mapping[str, FloatArray], view: View, circumstances: Circumstances
+) -> Brackets | None:
+    """Those of the orders that open a position, from nothing or dust, and of averaging's, which are about all that it
+    then holds."""
+    rules, prices, held = circumstances.rules, view.market.prices, view.book.held
+    if not circumstances.exits.any:
+        return None
+    buys = quantity > 0.0
+    dust = (held < rules.lot) | (held * prices < rules.min_notional)
+    entries, price = buys & dust, prices
+    state, added = circumstances.state, contributions.get(AVERAGING)
+    if state is not None and state.entries is not None and added is not None:
+        averages = buys & (added > 0.0)
+        entries, price = entries | averages, averaged_price(state.entries, averages, quantity, prices, held)
+    return name_brackets(entries, price, view.market.trend, rules.tick, circumstances.exits)
 
 
 def risk_context(view: View, circumstances: Circumstances, residual: Residual | None = None) -> RiskContext:
@@ -131,6 +178,7 @@ def risk_context(view: View, circumstances: Circumstances, residual: Residual | 
         stopped_out=state.stopped_out,
         since_fill_s=state.since_fill_s,
         age_s=state.age_s,
+        symbol_caps=np.ones(n) if circumstances.symbol_caps is None else circumstances.symbol_caps,
     )
 
 

@@ -46,16 +46,16 @@ def write_decision(
     decision: Decision,
     policy: PolicyModel | None,
     timing: Timing,
-    units: float,
+    shares: Row,
     max_slippage: float | None,
 ) -> tuple[int, int]:
     """Writes (decisions, orders) and each clamp beside, in the caller's transaction: all or nothing. An instrument
-    without a price has neither.
+    without a price has neither. ``shares``: the wallet's units, and what was paid in for them.
     ``max_slippage``: a live wallet's orders are filled no further beyond the close, as a fraction; paper has none."""
     queries, priced = load_queries("policy"), np.flatnonzero(np.isfinite(view.market.prices)).tolist()
     decided = [_decision_row(n, wallet, instruments[n], view, decision, policy, timing) for n in priced]
     (installation,), *written = database.fetch_together([
-        (queries["installation"], None), *((queries["insert_decision"], row | {"units": units}) for row in decided),
+        (queries["installation"], None), *((queries["insert_decision"], row | shares) for row in decided),
     ])  # fmt: skip
     follow: list[tuple[LiteralString, Row]] = []
     orders = 0
@@ -171,8 +171,16 @@ def _order_row(
         "not_before": timing.not_before,
         "deadline": timing.deadline,
         "recorded_at": timing.now,
-        **dict.fromkeys(("bracket_stop", "bracket_target", "bracket_trail")),  # no strategy here names one
+        **_bracket_columns(n, decision),
     } | order_terms(wallet, side, close, instrument.tick_size, max_slippage)
+
+
+def _bracket_columns(n: int, decision: Decision) -> Row:
+    """What an entry's position is to be left at; NULL where nothing was named."""
+    named = decision.brackets
+    levels = (named.stop[n], named.target[n], named.trail[n]) if named else (0.0, 0.0, 0.0)
+    columns = ("bracket_stop", "bracket_target", "bracket_trail")
+    return {column: to_money(float(level)) or None for column, level in zip(columns, levels, strict=True)}
 
 
 def order_terms(wallet: Mapping[str, Any], side: str, close: float, tick: Decimal, max_slippage: float | None) -> Row:

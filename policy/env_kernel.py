@@ -231,7 +231,7 @@ def decide_book(data: Data, draws: Draws, books: Books, b: int, scratch: Scratch
         day_return, 1.0 - books.equity[b] / books.peak[b], False, scratch.weights, scratch.ood, scratch.doubtful,
         draws.rules, books.cash[b] / books.equity[b] if books.equity[b] > 0.0 else math.inf, scratch.agreement,
         scratch.atr, scratch.correlation, scratch.tail, data.daily, i, data.day_stride, books.slot[b], scratch.losses,
-        scratch.stopped_out, scratch.since_fill_s, scratch.age_s,
+        scratch.stopped_out, scratch.since_fill_s, scratch.age_s, scratch.symbol_caps,
     )  # fmt: skip
     limit(scratch.wanted, context)
     plan_orders(

@@ -120,8 +120,8 @@ class Books(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Room for one decision, [N] each. No book here is ever ``stopped_out``,
-    filled a while ago (``since_fill_s``) or old (``age_s``): a rule that asks acts on wallets only."""
+    """Room for one decision, [N] each. No book here is ever ``stopped_out``, filled a while ago (``since_fill_s``) or
+    old (``age_s``), and none knows its symbols (``symbol_caps`` are 1): a rule that asks acts on wallets only."""
 
     price: Floats
     trend: Floats
@@ -144,6 +144,7 @@ class Scratch(NamedTuple):
     doubtful: Bools
     stopped_out: Bools
     since_fill_s: Floats
+    symbol_caps: Floats
     correlation: Floats
     losses: Floats
     market: Floats32  # [N, MARKET_SIZE]

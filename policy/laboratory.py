@@ -15,16 +15,19 @@ from typing import Any
 import numpy as np
 
 from policy import decision_kernel
+from policy.averaging import averaging_of
 from policy.book import HistoryKeeper, make_book
 from policy.decision_kernel import Steering
 from policy.decision_path import Act, Circumstances, Decision, ObserveBook, decide
 from policy.execution.plan import TradingRules
+from policy.exits import NO_EXITS, Brackets, ExitRules, exit_rules
 from policy.inputs import Inputs, static_config, timestamps
 from policy.observation import Book, Market, View, steering_of
 from policy.policy_model import PolicyModel, load_policy
 from policy.result import Curve
-from policy.risk.context import NO_LIMITS, OperatorLimits
+from policy.risk.context import NO_LIMITS, OperatorLimits, symbol_caps
 from policy.run_trader import doubts_without_policy, operator_limits, trading_rules
+from policy.simulated_state import SimulatedState
 from policy.simulator import FILL_KINDS, BarGrid, Costs, SimulatedFill, Simulator
 from policy.strategies import STRATEGIES
 from policy.weight_path import LEAVE, Occasions, WeightPathRun, WeightPaths, bands_of_full_positions
@@ -37,7 +40,7 @@ from shared.settings import Settings
 
 REARM_DAYS = 7.0  # after an emergency stop: when an operator is taken to have looked at it and resumed
 ENTRY_SHARE = 0.99  # of the capital, when buying to hold: the rest covers fee, slippage and the next open
-STEERED = ("trend_vol_target", "vol_target")  # scaled by the steering, so bounded by its max_exposure too
+STEERED = ("trend_vol_target", "vol_target", "min_variance")  # scaled by the steering: its max_exposure counts too
 MARKET_ONLY = (*STEERED, "rebalanced_hold", "buy_and_hold", "cash")  # wants nothing because of the book
 
 
@@ -48,7 +51,8 @@ class Request:
     ``limits``: 'operator' or 'off'. ``config``: the steering is that 'recorded' on the wallet's track, that of track
     'rules', or the operator's 'static' one. ``strategy``: one of STRATEGIES or 'random' alone; all where empty. None
     is the wallet's own delay and cost. ``stop`` and ``target``: at an entry, an exit so far below and above its price,
-    as fractions; the trader places none. ``rearm_days`` None: an emergency stop lasts, as the trader's does."""
+    as fractions; None for both is what the operator has the trader place, with the operator's limits. ``rearm_days``
+    None: an emergency stop lasts, as the trader's does."""
 
     wallet: Mapping[str, Any]
     first: datetime
@@ -62,11 +66,18 @@ class Request:
     fee_bps: float | None = None
     slippage_bps: float | None = None
     impact: float | None = None
-    stop: float = 0.0
-    target: float = 0.0
+    stop: float | None = None
+    target: float | None = None
     rearm_days: float | None = REARM_DAYS
     shifts: int = 200
     seed: int = 0
+
+    @property
+    def given_exits(self) -> ExitRules | None:
+        """None where the operator's count."""
+        if self.stop is None and self.target is None:
+            return None
+        return ExitRules(self.stop or 0.0, self.target or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +143,10 @@ class Laboratory:
         self.rules: TradingRules = trading_rules(
             self.instruments, settings, wallet["max_order_notional"] if limited else None
         )
+        symbols = [instrument.symbol for instrument in self.instruments]
+        self.symbol_caps = symbol_caps(settings.risk, symbols) if limited else None
+        self.exits = request.given_exits or (exit_rules(settings.exits) if limited else NO_EXITS)
+        self.averages = limited and settings.exits.averaging
         self.delay_s = settings.execution.delay_s if request.delay_s is None else request.delay_s
         self.costs = Costs(
             fee_bps=_given(request.fee_bps, wallet["taker_fee_bps"]),
@@ -170,7 +185,8 @@ class Laboratory:
         """The trader's path over the span; ``act`` None is the baseline. ``only``: that strategy in the place of those
         that the steering weighs."""
         simulator, history = self._simulator(), HistoryKeeper(self.request.capital)
-        stop, brackets = EmergencyStop(self.request.rearm_days), _Brackets(self.request, len(self.instruments))
+        stop, brackets = EmergencyStop(self.request.rearm_days), _Brackets(self.exits, len(self.instruments))
+        memory = SimulatedState(self.rules.lot) if self.exits.stop > 0.0 or self.averages else None
         last, decisions = np.full(len(self.instruments), np.nan), []
         observe_book = compiled_observe_book()
         for (as_of, market), steering in zip(self.moments, self._steering, strict=True):
@@ -188,11 +204,17 @@ class Laboratory:
                 in_flight=simulator.in_flight,
                 wallet_paused=False,
                 doubts=market.doubts if act else doubts_without_policy(market),
+                symbol_caps=self.symbol_caps,
+                state=memory.at(simulator.fills) if memory else None,
+                exits=self.exits,
+                averaging=averaging_of(self.settings.exits, to_unix(as_of)) if self.averages else None,
             )
             decision = decide(View(market, book, self._cost, steering), act, circumstances, observe_book)
             quantity = decision.plan.quantity
             if quantity.any():
-                simulator.place(quantity, as_of, market.volatility, *brackets.at(quantity, book, market.prices))
+                simulator.place(quantity, as_of, market.volatility, *brackets.levels(decision.brackets))
+            if memory:
+                memory.decided(to_unix(as_of), decision.wanted)
             history.record(as_of, book.equity)
             decisions.append(decision)
         curve, fills, closing = self._ended(name, simulator)
@@ -219,7 +241,8 @@ class Laboratory:
         return [steering_of(market.config, self.rules.no_trade_band) for _, market in self.moments]
 
     def rule(self, strategy: str, name: str) -> BookPath:
-        """One of MARKET_ONLY, without limits, as a path of weights."""
+        """One of MARKET_ONLY, without limits, as a path of weights, and without the operator's exits but those that the
+        request gives."""
         return self._path(name, self.weights_of(strategy))
 
     def weights_of(self, strategy: str) -> FloatArray:
@@ -263,7 +286,8 @@ class Laboratory:
 
     def _path(self, name: str, weights: FloatArray) -> BookPath:
         request = self.request
-        run = self.weight_paths().run(weights, self.costs, stop=request.stop, target=request.target, fills=True)
+        given = request.given_exits or NO_EXITS
+        run = self.weight_paths().run(weights, self.costs, stop=given.stop, target=given.target, fills=True)
         equity = np.r_[request.capital, run.equity_by_bar]
         equity[-1] = run.closed
         fills = self._fills(run)
@@ -305,22 +329,20 @@ class Laboratory:
 
 
 class _Brackets:
-    """Stops and targets of entries, for experiments: the trader places none."""
+    """The stops and targets that the simulator is told of. It knows no trailing ones, and goes by new levels from the
+    decision on, where the trader's count from its order's fill: it has no position in between but for averaging's."""
 
-    def __init__(self, request: Request, instruments: int) -> None:
-        self._shares = (-request.stop, request.target)
+    def __init__(self, exits: ExitRules, instruments: int) -> None:
         self._levels = (np.zeros(instruments), np.zeros(instruments))
-        self.wanted = request.stop > 0.0 or request.target > 0.0
+        self.wanted = exits.stop > 0.0 or exits.target > 0.0
 
-    def at(self, quantity: FloatArray, book: Book, prices: FloatArray) -> tuple[FloatArray | None, FloatArray | None]:
-        """The stops and targets [N] once ``quantity`` is ordered; None where none are wanted."""
-        if not self.wanted:
+    def levels(self, named: Brackets | None) -> tuple[FloatArray | None, FloatArray | None]:
+        """The stops and targets [N] once a decision's orders have ``named`` theirs; None where none are wanted."""
+        if named is None or not self.wanted:
             return None, None
-        entries = (quantity > 0.0) & (book.held == 0.0)
-        for share, level in zip(self._shares, self._levels, strict=True):
-            level[entries] = prices[entries] * (1.0 + share)
-        stop, target = (level if share else None for share, level in zip(self._shares, self._levels, strict=True))
-        return stop, target
+        for level, new in zip(self._levels, (named.stop, named.target), strict=True):
+            level[named.named] = new[named.named]
+        return self._levels
 
 
 def _given(asked: float | None, of_wallet: Any) -> float:

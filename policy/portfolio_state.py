@@ -3,12 +3,15 @@ so a restart forgets nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 
+from policy.averaging import Entries
 from policy.risk.context import PortfolioState
+from shared.clock import to_unix
 from shared.db import Database, load_queries
 from shared.money import to_float
 from shared.rows import Instrument
@@ -32,4 +35,14 @@ def read_portfolio_state(
         age_s=np.array(
             [(at - row["held_since"]).total_seconds() if row and row["held_since"] else 0.0 for row in found]
         ),
+        entries=_entries(found),
     )
+
+
+def _entries(found: Sequence[Mapping[str, Any] | None]) -> Entries:
+    entries = Entries.none(len(found))
+    for n, row in enumerate(found):
+        if row is not None and row["held_since"] is not None:
+            entries.price[n], entries.quantity[n] = to_float(row["entry_price"]), to_float(row["entry_quantity"])
+            entries.at[n], entries.average[n] = to_unix(row["held_since"]), to_float(row["average_price"])
+    return entries

@@ -1,4 +1,4 @@
-"""What a portfolio risks, in figures; and whether its value at risk was right.
+"""What a portfolio risks, in figures, each beside its limit; and whether its value at risk was right.
 
 Nothing here limits anything: policy.risk does, and policy.risk.emergency stops.
 """
@@ -6,15 +6,19 @@ Nothing here limits anything: policy.risk does, and policy.risk.emergency stops.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from policy.decision_kernel import CORRELATION
 from policy.risk.context import VAR_DAYS, VAR_MIN_DAYS, VAR_ONE_IN, RiskContext, stop_of
-from shared.rows import FloatArray
+from policy.risk.history import CORRELATION_MIN_DAYS
+from shared.rows import FloatArray, IntArray
 
 CRITICAL = 0.05  # of a Kupiec test's p: below it the value at risk is refused
+MONTH_DAYS = 30
+ROUNDING = 1e-9  # of a limit: weights that were scaled down to it miss it by so little
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +71,17 @@ def risk_of(weights: FloatArray, context: RiskContext) -> Risk:
 def portfolio_returns(weights: FloatArray, context: RiskContext) -> FloatArray:
     """What these weights would have returned on each of the days that policy.risk.value_at_risk looks back on, where
     every one of them is known."""
-    rows = context.day_row - context.day_stride * np.arange(VAR_DAYS)
-    held = weights > 0.0
-    days = context.daily[rows[rows >= 0]][:, context.column[held]]
-    returns: FloatArray = days @ weights[held]
+    returns = returns_by_day(weights, context)[-VAR_DAYS:]
     return returns[np.isfinite(returns)]
+
+
+def returns_by_day(weights: FloatArray, context: RiskContext) -> FloatArray:
+    """What these weights would have returned on each day that there are closes of [D], the oldest first; NaN where a
+    return of something held is not known."""
+    held = weights > 0.0
+    rows = np.arange(context.day_row, -1, -context.day_stride)[::-1]
+    returns: FloatArray = context.daily[rows][:, context.column[held]] @ weights[held]
+    return returns
 
 
 def value_at_risk(returns: FloatArray) -> tuple[float, float]:
@@ -101,8 +111,107 @@ def _log_likelihood(days: int, exceptions: int, share: float) -> float:
     return (exceptions * math.log(share) if exceptions else 0.0) + (quiet * math.log1p(-share) if quiet else 0.0)
 
 
-def kupiec_of(forecasts: FloatArray, returns: FloatArray) -> Kupiec:
-    """Value at risk said before each day [D] against what the day returned [D]; days without a forecast do not count.
-    ValueError where none has one."""
-    said = np.isfinite(forecasts) & np.isfinite(returns)
-    return kupiec(int(said.sum()), int((-returns[said] > forecasts[said]).sum()))
+def kupiec_of(returns: FloatArray, last: int | None = None) -> Kupiec | None:
+    """Whether value at risk was right about daily returns [D], the oldest first, or about the ``last`` of them: what it
+    said before each day, from no more than the VAR_DAYS days before, against the day. Days that are not known (NaN) are
+    left out. None where there were too few days for it to say anything."""
+    tested = range(0 if last is None else max(len(returns) - last, 0), len(returns))
+    before = (returns[max(0, day - VAR_DAYS) : day] for day in tested)
+    said = np.array([value_at_risk(past[np.isfinite(past)])[0] for past in before])
+    days = returns[tested.start :]
+    known = np.isfinite(said) & np.isfinite(days)
+    return kupiec(int(known.sum()), int((-days[known] > said[known]).sum())) if known.any() else None
+
+
+def held_from_the_start(daily: FloatArray) -> FloatArray:
+    """The returns [D] of equal values of everything [D, N], bought before the first day and left to drift: of what has
+    a return on every day. NaN where nothing has."""
+    whole = np.isfinite(daily).all(axis=0)
+    if not whole.any():
+        return np.full(len(daily), np.nan)
+    worth = np.vstack([np.ones(int(whole.sum())), np.cumprod(1.0 + daily[:, whole], axis=0)]).sum(axis=1)
+    returns: FloatArray = worth[1:] / worth[:-1] - 1.0
+    return returns
+
+
+def correlation_with(returns: FloatArray, benchmark: FloatArray) -> tuple[float, int]:
+    """Of two rows of daily returns [D], over the days that both know: (correlation, days). NaN with fewer than
+    CORRELATION_MIN_DAYS, or where one never moved."""
+    both = np.isfinite(returns) & np.isfinite(benchmark)
+    days = int(both.sum())
+    if days < CORRELATION_MIN_DAYS or not returns[both].std() or not benchmark[both].std():
+        return math.nan, days
+    return float(np.corrcoef(returns[both], benchmark[both])[0, 1]), days
+
+
+def consecutive_returns(days: IntArray, values: FloatArray, until: int, count: int) -> FloatArray:
+    """Returns [count] of the days that end at ``until``, the newest last, from values at UTC midnights ``days`` (days
+    since the epoch); NaN where the value on either side is not known."""
+    known = dict(zip(days.tolist(), values.tolist(), strict=True))
+    worth = np.array([known.get(day, math.nan) for day in range(until - count, until + 1)])
+    returns: FloatArray = worth[1:] / worth[:-1] - 1.0
+    return returns
+
+
+# ── figures beside their limits ──────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """``now`` NaN: not known, and ``unknown`` says why. ``limit`` None: there is none; infinite: its rule is off.
+    ``reached``: at its limit already it fails, as what stops entries does; others fail beyond it."""
+
+    name: str
+    now: float
+    limit: float | None = None
+    note: str = ""
+    unknown: str = ""
+    reached: bool = False
+    share: bool = True  # of equity; else a number
+
+    @property
+    def verdict(self) -> str:
+        """pass or FAIL; off, not known, or '' where nothing is asked of it."""
+        if math.isnan(self.now):
+            return "not known"
+        if self.limit is None:
+            return ""
+        if math.isinf(self.limit):
+            return "off"
+        beyond = self.now >= self.limit if self.reached else self.now > self.limit * (1.0 + ROUNDING)
+        return "FAIL" if beyond else "pass"
+
+
+def figures(context: RiskContext, symbols: Sequence[str]) -> list[Figure]:
+    """What is held, in figures, beside the limits that ``context`` decides under; ``symbols`` [N]. Its correlations are
+    to be those of the market, whether or not a rule asks for them."""
+    rules, weights = context.rules, context.held_weights
+    risk = risk_of(weights, context)
+    largest, few = int(weights.argmax()), f"fewer than {VAR_MIN_DAYS} daily returns of all that is held"
+    names = f"{symbols[largest]}" if weights[largest] > 0.0 else "nothing is held"
+    own = [
+        Figure(f"position of {symbols[n]}", float(weights[n]), cap, "its own bound")
+        for n, cap in enumerate(context.symbol_caps.tolist())
+        if cap < 1.0
+    ]
+    return [
+        Figure("exposure", risk.exposure, context.max_exposure),
+        Figure("leverage", risk.exposure, rules.max_leverage, share=False),
+        Figure("largest position", float(weights[largest]), context.max_position, names),
+        *own,
+        Figure("heat", risk.heat, rules.max_heat, "lost if each falls to its stop"),
+        Figure(
+            "correlated exposure", risk.correlated, _limit(rules.max_correlated_exposure),
+            f"of those that correlate by {rules.correlated_from:.3g} or more",
+        ),
+        Figure("concentration", risk.concentration, _limit(rules.max_concentration), "sum of w²", share=False),
+        Figure("diversification", risk.diversification, None, "equal positions as concentrated", share=False),
+        Figure("value at risk, a day", risk.value_at_risk, _limit(rules.max_value_at_risk), "1 in 20 costs more", few),
+        Figure("value at risk, a month", risk.value_at_risk * math.sqrt(MONTH_DAYS), None, "a day's × √30", few),
+        Figure("CVaR, a day", risk.cvar, _limit(rules.max_cvar), "what such days cost on average", few),
+        Figure("loss of the day", max(0.0, -context.day_return), context.daily_loss_limit, reached=True),
+        Figure("drawdown", context.drawdown, context.max_drawdown, "from the peak", reached=True),
+    ]  # fmt: skip
+
+
+def _limit(share: float) -> float:
+    """Of what cannot exceed equity: a limit of all of it is none."""
+    return share if share < 1.0 else math.inf

@@ -1,6 +1,7 @@
 """The trader: settle, then on the decision clock observe, decide, blend, limit, plan, and write it down.
 
-Input: market_data, embeddings, market_state, policy_config, models, wallets, limits, commands, cash_flows, fills.
+Input: market_data, embeddings, market_state, policy_config, models, wallets, limits, commands, KILL files, cash_flows,
+fills.
 Output: decisions, orders and risk_events, in one transaction a wallet; orders.state when settling. It sends nothing.
 """
 
@@ -18,21 +19,24 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import DataError, IntegrityError
 
+from policy.averaging import averaging_of
 from policy.book import History, make_book, midnight
 from policy.decision_path import Circumstances, decide, risk_context
 from policy.decision_rows import Timing, write_decision, write_stop
 from policy.execution.plan import TradingRules
+from policy.exits import exit_rules
 from policy.inputs import DEFAULT_SOURCE, NO_CANDLES, Inputs
 from policy.observation import Book, Market, View, steering_of
 from policy.policy_model import PolicyModel, usable_policy
 from policy.portfolio_state import read_portfolio_state
-from policy.risk.context import OperatorLimits, parameters_of
+from policy.risk.context import OperatorLimits, parameters_of, symbol_caps
 from policy.risk.emergency import triggers
 from policy.strategies import STRATEGIES
 from shared.alerts import Severity, raise_alert
-from shared.clock import Clock, floor_time
+from shared.clock import Clock, floor_time, to_unix
 from shared.db import Database, DatabaseError, load_queries
 from shared.job import Outcome, job, job_parser, run_job_command
+from shared.kill_file import mandate_now
 from shared.money import to_float
 from shared.rows import FloatArray, Instrument
 from shared.settings import Settings
@@ -116,48 +120,49 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
         return 0, 0  # a wallet's first decision is about a candle that closed after an operator resumed it
     if wallet["last_decided"] is not None and as_of <= wallet["last_decided"]:
         return 0, 0
-    rows = _rows(database, wallet, as_of, now)
-    instruments = _portfolio(wallet, rows["instruments"])
+    rows = read_rows(database, wallet, as_of, now)
+    instruments = portfolio_of(wallet, rows["instruments"])
     policy, problem = _policy_for(database, wallet, instruments, step_s, as_of)
     if problem:
         raise_alert(database, now, "warning", "policy-model", problem)
-    operator, encoder_id = _limits_of(wallet, settings), policy.encoder_id if policy else None
+    operator, encoder_id = limits_of(wallet, settings), policy.encoder_id if policy else None
     stale_after_s = settings.execution.stale_after_s
     inputs = Inputs(
         database, instruments, step_s, wallet["track"], encoder_id, operator, as_of, as_of, stale_after_s
     )  # fmt: skip
-    held, last_prices = _positions(rows["positions"], instruments)
-    market = _priced_as_held(inputs.at(as_of), held, last_prices)
+    held, last_prices = positions_of(rows["positions"], instruments)
+    market = priced_as_held(inputs.at(as_of), held, last_prices)
     doubts = _doubts(now, settings, wallet["venue"], rows["checks"], instruments, market, policy)
     _raise_alerts(clock, database, wallet, market, doubts, f"{as_of:%Y-%m-%d %H:%M}")
     if not market.tradable.any():
         return 0, 0  # nothing to decide on; asked again at the next tick, should the candles be late
-    book, units = _book(rows["book"][0], as_of, held, market)
-    # A ramp shrinks what is wanted, and the band with it: else a new wallet's small positions were never opened.
-    ramp = 1.0 if wallet["ramp_exposure"] is None else float(wallet["ramp_exposure"])
-    steering = steering_of(market.config, settings.execution.no_trade_band * ramp)
-    view = View(market, book, cost_of_a_side(wallet), steering)
+    view, units = view_of(settings, wallet, rows["book"][0], as_of, held, market)
+    mandate = mandate_now(settings.home_path, wallet["name"], wallet["mandate"])
     circumstances = Circumstances(
         operator=operator,
         rules=trading_rules(instruments, settings, wallet["max_order_notional"], market.prices),
         in_flight=_in_flight(rows["in_flight"], instruments),
-        wallet_paused=wallet["mandate"] != "trade" or wallet["stopped"] is not None,
+        wallet_paused=mandate != "trade" or wallet["stopped"] is not None,
         doubts=doubts,
         state=read_portfolio_state(database, wallet["id"], instruments, now),
+        symbol_caps=symbol_caps(settings.risk, wallet["symbols"]),
+        exits=exit_rules(settings.exits),
+        averaging=averaging_of(settings.exits, to_unix(as_of)),
     )
     decision = decide(view, policy.act if policy else None, circumstances)
     stops = triggers(risk_context(view, circumstances, decision.residual), operator)
     timing = Timing(as_of, as_of + delay, as_of + delay + timedelta(seconds=step_s), now)
     with database.transaction():
         slippage = settings.execution.max_slippage
-        counts = write_decision(database, wallet, instruments, view, decision, policy, timing, units, slippage)
-        if wallet["stopped"] is None and wallet["mandate"] == "trade":
+        shares = {"units": units, "paid_in": rows["book"][0]["capital"]}
+        counts = write_decision(database, wallet, instruments, view, decision, policy, timing, shares, slippage)
+        if wallet["stopped"] is None and mandate == "trade":
             for stop in stops:
                 write_stop(database, wallet, stop, timing)
     return counts
 
 
-def _rows(database: Database, wallet: Mapping[str, Any], as_of: datetime, now: datetime) -> dict[str, Rows]:
+def read_rows(database: Database, wallet: Mapping[str, Any], as_of: datetime, now: datetime) -> dict[str, Rows]:
     """What a decision reads of its wallet and venue, in one round trip, by what it is."""
     queries = load_queries("policy")
     asked: dict[str, tuple[LiteralString, Mapping[str, Any]]] = {
@@ -188,13 +193,29 @@ def _policy_for(
     return policy, problem
 
 
-def _limits_of(wallet: Mapping[str, Any], settings: Settings) -> OperatorLimits:
+def view_of(
+    settings: Settings,
+    wallet: Mapping[str, Any],
+    book_row: Mapping[str, Any],
+    as_of: datetime,
+    held: FloatArray,
+    market: Market,
+) -> tuple[View, float]:
+    """What the wallet decides from at ``as_of``, and its units. ``book_row``: of the query wallet_book."""
+    book, units = _book(book_row, as_of, held, market)
+    # A ramp shrinks what is wanted, and the band with it: else a new wallet's small positions were never opened.
+    ramp = 1.0 if wallet["ramp_exposure"] is None else float(wallet["ramp_exposure"])
+    steering = steering_of(market.config, settings.execution.no_trade_band * ramp)
+    return View(market, book, cost_of_a_side(wallet), steering), units
+
+
+def limits_of(wallet: Mapping[str, Any], settings: Settings) -> OperatorLimits:
     """The operator's, and in a live wallet's first days no more exposure than its ramp lets through."""
     limits, ramp = operator_limits(settings), wallet["ramp_exposure"]
     return limits if ramp is None else replace(limits, max_exposure=min(limits.max_exposure, float(ramp)))
 
 
-def _portfolio(wallet: Mapping[str, Any], rows: Rows) -> list[Instrument]:
+def portfolio_of(wallet: Mapping[str, Any], rows: Rows) -> list[Instrument]:
     """The wallet's instruments in its order. One that no candle was ever stored for stands in without an id: it has
     no price and is not traded, and the others are sized as if it were there."""
     known = {row["symbol"]: Instrument(**row) for row in rows}
@@ -282,7 +303,7 @@ def _venue_doubt(now: datetime, settings: Settings, venue: str, checks: Rows) ->
     return ""
 
 
-def _positions(rows: Rows, instruments: Sequence[Instrument]) -> tuple[FloatArray, FloatArray]:
+def positions_of(rows: Rows, instruments: Sequence[Instrument]) -> tuple[FloatArray, FloatArray]:
     """What is held of each instrument [N], and the price it was last decided at; NaN where nothing ever was."""
     by_id = {row["instrument_id"]: row for row in rows}
     found = [by_id.get(i.id) for i in instruments]
@@ -290,7 +311,7 @@ def _positions(rows: Rows, instruments: Sequence[Instrument]) -> tuple[FloatArra
     return held, np.array([row["last_price"] if row and row["last_price"] else np.nan for row in found])
 
 
-def _priced_as_held(market: Market, held: FloatArray, last_prices: FloatArray) -> Market:
+def priced_as_held(market: Market, held: FloatArray, last_prices: FloatArray) -> Market:
     """An instrument whose last candle is too long ago to be looked at is worth what it was when it was last decided
     about: one position without a price would leave the whole wallet without an equity."""
     forgotten = np.isnan(market.prices) & (held > 0.0)

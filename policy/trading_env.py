@@ -149,6 +149,7 @@ def make_scratch(n: int, instruments: int) -> Scratch:
         **flags,
         reason=np.zeros(n, dtype=np.int64),
         since_fill_s=np.full(n, np.inf),
+        symbol_caps=np.ones(n),
         correlation=np.full((n, n), np.nan),
         losses=np.zeros(WORST_DAYS),
         market=np.zeros((n, MARKET_SIZE), np.float32),

@@ -45,6 +45,11 @@ def strictest(*mandates: str | None) -> str | None:
     return max(known, key=MANDATES.index, default=None)
 
 
+def mandate_now(home: Path, wallet: str, commanded: str) -> str:
+    """What a wallet may do: by its operator's commands (``commanded``: 'trade', or what stops it), and by the files."""
+    return strictest(file_mandate(home, wallet), None if commanded == "trade" else commanded) or "trade"
+
+
 def mandate_in(path: Path) -> str | None:
     """The strictest stop in one file; None: there is no such file. Never raises: what cannot be read is a kill."""
     content = content_of(path)

@@ -14,12 +14,23 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import TomlConfigSettingsSource as TomlSource
 
 from shared.clock import LOCAL_URL
 from shared.errors import SextantError
+from shared.exit_settings import ExitSettings
 
 PROJECT = Path(__file__).resolve().parent.parent
 SETTINGS_FILE = PROJECT / "config" / "settings.toml"
@@ -148,6 +159,12 @@ class ExecutionSettings(Section):
     flatten_slippage: float = Field(0.02, gt=0, le=0.2)  # how far below the newest close a flattening order may sell
 
 
+class SymbolRisk(Section):
+    """The operator's bounds on one symbol, stricter than those on all of them."""
+
+    max_position: float = Field(0.5, ge=0, le=0.5)
+
+
 class RiskSettings(Section):
     """The operator's bounds on what steering may ask for."""
 
@@ -174,6 +191,7 @@ class RiskSettings(Section):
     position_timeout_s: float = Field(0.0, ge=0)  # an older position is sold; 0: off
     max_order_notional: float = Field(100_000.0, gt=0, lt=6.7e7)
     max_orders_a_day: int = Field(500, ge=1)
+    symbols: dict[Symbol, SymbolRisk] = {}
 
 
 class ScheduledJob(Section):
@@ -233,6 +251,7 @@ class Settings(HomeSettings):
     policy: PolicySettings = PolicySettings()
     execution: ExecutionSettings = ExecutionSettings()
     risk: RiskSettings = RiskSettings()
+    exits: ExitSettings = ExitSettings()
     log: LogSettings = LogSettings()
     schedule: dict[str, ScheduledJob] = {}
 
@@ -256,6 +275,28 @@ class Settings(HomeSettings):
     db_password_policy: SecretStr | None = Field(None, validation_alias="DB_PASSWORD_POLICY")
     db_password_sender: SecretStr | None = Field(None, validation_alias="DB_PASSWORD_SENDER")
     db_password_cli: SecretStr | None = Field(None, validation_alias="DB_PASSWORD_CLI")
+
+    @field_validator("risk")
+    @classmethod
+    def _known_symbols(cls, risk: RiskSettings, info: ValidationInfo) -> RiskSettings:
+        """A bound on a misspelt symbol would bound nothing."""
+        known = info.data["universe"].symbols if "universe" in info.data else tuple(risk.symbols)
+        unknown = sorted(set(risk.symbols) - set(known))
+        if unknown:
+            told = f"risk.symbols bounds {', '.join(unknown)}; universe.symbols knows {', '.join(known)}"
+            raise ValueError(f"{told}: correct the name, or add it there")
+        return risk
+
+    @field_validator("exits")
+    @classmethod
+    def _a_stop_that_acts(cls, exits: ExitSettings, info: ValidationInfo) -> ExitSettings:
+        risk = info.data.get("risk")
+        if risk and exits.stop_loss >= risk.stop_distance:
+            raise ValueError(
+                f"a stop_loss of {exits.stop_loss:g} would never act: each live position's catastrophe stop lies "
+                f"{risk.stop_distance:g} below its cost (risk.stop_distance); set a smaller one, or 0 for none"
+            )
+        return exits
 
     @property
     def external_database(self) -> bool:
@@ -286,7 +327,7 @@ def _not_json(error: str) -> str:
     section = error.split('"')[1] if '"' in error else ""
     names = [f"SEXTANT_{section}".upper()]
     model = Settings.model_fields[section].annotation if section in Settings.model_fields else None
-    if isinstance(model, type) and issubclass(model, Section):
+    if isinstance(model, type) and issubclass(model, BaseModel):
         names += [
             f"{names[0]}__{key}".upper()
             for key, field in model.model_fields.items()
@@ -300,7 +341,7 @@ def _known_names() -> set[str]:
     names = set()
     for name, field in Settings.model_fields.items():
         names.add(str(field.validation_alias or f"SEXTANT_{name.upper()}"))
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             names |= {f"SEXTANT_{name}__{key}".upper() for key in field.annotation.model_fields}
     return names
 

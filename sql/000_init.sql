@@ -615,16 +615,17 @@ CREATE TABLE IF NOT EXISTS limits (
 );
 
 -- Money that came or went other than by trading. What is managed is in the wallet's cash and positions; what is not
--- lies on the same account but is never sold and never counted. An adoption is two rows, from one to the other.
--- Written by cli (opening, adoption; and deposit, withdrawal of a paper wallet) and by sender (the account's history
--- at its first connection, and what its venue's ledger tells since), by row policy.
+-- lies on the same account but is never sold and never counted. An adoption is two rows, from what is not managed to what
+-- is, a release two back. Written by cli (opening, adoption, release; and deposit, withdrawal of a paper wallet) and by
+-- sender (the account's history at its first connection, and what its venue's ledger tells since), by row policy.
 CREATE TABLE IF NOT EXISTS cash_flows (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     wallet_id   integer NOT NULL REFERENCES wallets,
     asset       text NOT NULL,
     amount      numeric(28,8) NOT NULL CHECK (amount <> 0),   -- into the wallet positive, out negative
     kind        text NOT NULL DEFAULT 'opening'
-                CHECK (kind IN ('opening', 'adoption', 'deposit', 'withdrawal', 'transfer', 'staking', 'found', 'other')),
+                CHECK (kind IN ('opening', 'adoption', 'release', 'deposit', 'withdrawal', 'transfer', 'staking', 'found',
+                                'other')),
     managed     boolean NOT NULL DEFAULT true,
     value       numeric(28,8),                                -- in the wallet's quote then; NULL: amount is in quote
     reference   text NOT NULL,                                -- the venue's ledger id, where it has one
@@ -637,23 +638,33 @@ CREATE INDEX IF NOT EXISTS flows_in_order ON cash_flows (wallet_id, at);
 -- Something an operator asks for. Written by cli (later also api); read by policy, encoder, sender and approve().
 -- Of those that stop trading the strictest since a wallet's last resume holds: pause (no entries) < kill (and entry
 -- orders are cancelled) < flatten (and positions are sold) < halt (nothing is sent at all). Without a wallet they are
--- for all. A wallet that was never resumed does not trade.
+-- for all. A wallet that was never resumed does not trade. A place is an order by hand, taken up once within a minute by
+-- the wallet's sender and held against approve() like any other: what it is of stands in its last four columns.
 CREATE TABLE IF NOT EXISTS commands (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     wallet_id       integer REFERENCES wallets,
     command         text NOT NULL
-                    CHECK (command IN ('resume', 'pause', 'kill', 'flatten', 'halt', 'retrain-encoder')),
+                    CHECK (command IN ('resume', 'pause', 'kill', 'flatten', 'halt', 'place', 'retrain-encoder')),
     reason          text NOT NULL CHECK (reason <> ''),
     issuer          text NOT NULL CHECK (issuer <> ''),
     idempotency_key text NOT NULL UNIQUE,
     issued_at       timestamptz NOT NULL,
     expires_at      timestamptz NOT NULL,             -- may be taken up until then; what stops acts at once, for ever
     voided_at       timestamptz,                      -- a restored backup's: nobody may take it up any more
+    instrument_id   integer REFERENCES instruments,
+    side            text CHECK (side IN ('buy', 'sell')),
+    quantity        numeric(28,8) CHECK (quantity > 0 AND quantity < 'NaN'),
+    limit_price     numeric(28,8) CHECK (limit_price > 0 AND limit_price < 'NaN'),   -- NULL: by the sender's collar
     CHECK (expires_at > issued_at),
+    CONSTRAINT a_place_holds_for_a_minute CHECK (command <> 'place' OR expires_at <= issued_at + interval '60 seconds'),
+    CONSTRAINT a_place_says_what_and_nothing_else_does
+        CHECK (CASE command WHEN 'place' THEN num_nulls(wallet_id, instrument_id, side, quantity) = 0
+                            ELSE num_nonnulls(instrument_id, side, quantity, limit_price) = 0 END),
     CONSTRAINT a_resume_names_its_wallet CHECK (command <> 'resume' OR wallet_id IS NOT NULL),
     CONSTRAINT a_training_is_for_no_wallet CHECK (command <> 'retrain-encoder' OR wallet_id IS NULL)
 );
 CREATE INDEX IF NOT EXISTS commands_of_a_wallet ON commands (wallet_id, issued_at);
+CREATE INDEX IF NOT EXISTS places_in_order ON commands (expires_at) WHERE command = 'place';
 
 CREATE OR REPLACE FUNCTION tell_of_command() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -747,6 +758,8 @@ CREATE TABLE IF NOT EXISTS decisions (
     equity                 double precision NOT NULL,
     units                  double precision NOT NULL DEFAULT 1 CHECK (units > 0),  -- as a fund's shares: deposits buy
                                                         -- some, withdrawals sell some; returns are of equity ÷ units
+    paid_in                numeric(28,8),               -- by all managed flows that its cash knew of, in quote; the next
+                                                        -- decision's units follow from what came since. NULL: a drill's
     model_id               bigint REFERENCES models,
     encoder_id             bigint REFERENCES models,
     market_state_id        bigint REFERENCES market_state,         -- the 24h call
@@ -783,15 +796,17 @@ CREATE INDEX IF NOT EXISTS stops_of_a_wallet ON risk_events (wallet_id, recorded
 
 -- An intent, written down before it is sent. id = uuid5(installation, what it follows from). Written by policy (what
 -- a decision wants: one order at most) and by sender (what protects or ends a position, which follows from fills and
--- commands, not from a decision: it can only sell); by row policy. state follows order_events when the trader settles.
+-- commands, not from a decision: it can only sell; and what an operator's place says, word for word); by row policy. state
+-- follows order_events when the trader settles.
 CREATE TABLE IF NOT EXISTS orders (
     id              uuid PRIMARY KEY,
     decision_id     bigint,
+    command_id      bigint UNIQUE REFERENCES commands,        -- of an order by hand: a place becomes one order at most
     wallet_id       integer NOT NULL REFERENCES wallets,
     mode            text NOT NULL CHECK (mode IN ('paper', 'live')),
     instrument_id   integer NOT NULL REFERENCES instruments,
     author          text NOT NULL DEFAULT replace(current_user, 'sextant_', ''),
-    purpose         text NOT NULL DEFAULT 'trade' CHECK (purpose IN ('trade', 'protect', 'flatten')),
+    purpose         text NOT NULL DEFAULT 'trade' CHECK (purpose IN ('trade', 'protect', 'flatten', 'manual')),
     side            text NOT NULL CHECK (side IN ('buy', 'sell')),
     type            text NOT NULL CHECK (type IN ('market', 'limit', 'stop', 'take_profit', 'trailing_stop')),
     time_in_force   text NOT NULL DEFAULT 'gtc' CHECK (time_in_force IN ('gtc', 'ioc', 'fok')),
@@ -817,7 +832,11 @@ CREATE TABLE IF NOT EXISTS orders (
     FOREIGN KEY (decision_id, wallet_id, instrument_id) REFERENCES decisions (id, wallet_id, instrument_id),
     CHECK (deadline > not_before),
     CONSTRAINT a_trade_follows_a_decision CHECK (purpose <> 'trade' OR (decision_id IS NOT NULL AND author <> 'sender')),
-    CONSTRAINT the_sender_can_only_sell CHECK (author <> 'sender' OR (side = 'sell' AND because <> '')),
+    CONSTRAINT an_order_by_hand_follows_a_command
+        CHECK ((purpose = 'manual') = (command_id IS NOT NULL)
+               AND (purpose <> 'manual' OR (decision_id IS NULL AND author = 'sender'))),
+    CONSTRAINT the_sender_can_only_sell
+        CHECK (author <> 'sender' OR ((side = 'sell' OR command_id IS NOT NULL) AND because <> '')),
     CONSTRAINT a_limit_order_has_its_price CHECK ((type = 'limit') = (limit_price IS NOT NULL)),
     CONSTRAINT a_trigger_has_its_price CHECK ((type IN ('stop', 'take_profit')) = (stop_price IS NOT NULL)),
     CONSTRAINT a_trailing_stop_trails CHECK ((type = 'trailing_stop') = (trail IS NOT NULL)),
@@ -830,6 +849,35 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_order_a_decision ON orders (decision_id) W
 CREATE INDEX IF NOT EXISTS orders_of_an_instrument ON orders (wallet_id, instrument_id, purpose);
 CREATE INDEX IF NOT EXISTS open_orders ON orders (wallet_id, instrument_id)
     WHERE state IN ('intended', 'sending', 'accepted', 'canceling', 'amending', 'unknown');
+
+-- An order by hand is what its command says: a sender cannot make one up, change one, or take up what is over.
+CREATE OR REPLACE FUNCTION refuse_order_beside_its_command() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    c commands%ROWTYPE;
+    wrong text;
+BEGIN
+    SELECT * INTO c FROM commands WHERE id = NEW.command_id;
+    wrong := CASE
+        WHEN c.command IS DISTINCT FROM 'place' THEN 'it is no place'
+        WHEN c.voided_at IS NOT NULL THEN 'it is voided'
+        WHEN NEW.recorded_at < c.issued_at OR NEW.recorded_at >= c.expires_at THEN 'it does not hold then'
+        WHEN NEW.mode = 'live' AND NEW.deadline > c.expires_at THEN 'it ends before the order does'
+        WHEN (NEW.wallet_id, NEW.instrument_id, NEW.side, NEW.quantity)
+             IS DISTINCT FROM (c.wallet_id, c.instrument_id, c.side, c.quantity) THEN 'it says something else'
+        WHEN NEW.limit_price IS DISTINCT FROM c.limit_price AND c.limit_price IS NOT NULL THEN 'it has another limit'
+        WHEN NOT (NEW.type = 'limit' AND NEW.time_in_force = 'ioc' AND NOT NEW.post_only)
+             AND NOT (NEW.type = 'market' AND NEW.mode = 'paper') THEN 'nothing of it may rest'
+        WHEN num_nonnulls(NEW.bracket_stop, NEW.bracket_target, NEW.bracket_trail, NEW.sibling_id) > 0
+            THEN 'it names no bracket'
+    END;
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION 'order % is not what command % says: %', NEW.id, NEW.command_id, wrong
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'an_order_by_hand_is_what_its_command_says';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE OR REPLACE TRIGGER an_order_by_hand_is_what_its_command_says BEFORE INSERT ON orders
+    FOR EACH ROW WHEN (NEW.command_id IS NOT NULL) EXECUTE FUNCTION refuse_order_beside_its_command();
 
 -- ──────────────────────────────────────────────────────────────────────────────────────────────── sender ──
 
@@ -1079,6 +1127,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
         WHEN o.state <> 'intended' THEN format('order is already %s', o.state)
         WHEN EXISTS (SELECT FROM approvals a WHERE a.order_id = o.id) THEN 'it was approved before: nothing is sent twice'
         WHEN at_time >= o.deadline THEN 'its deadline has passed'
+        WHEN h.voided_at IS NOT NULL THEN 'its command was voided: a backup was restored since'
+        WHEN at_time >= h.expires_at THEN 'its command has expired: ask again'
+        WHEN h.issued_at < x.resumed_at THEN 'it was asked for before the wallet was resumed: ask again'
         WHEN l.wallet_id IS NULL THEN 'the operator set no limits for this wallet'
         WHEN i.venue <> w.venue THEN format('%s is not on venue %s', i.symbol, w.venue)
         WHEN k.mandate = 'halt' THEN 'the wallet is halted: nothing is sent'
@@ -1087,8 +1138,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
         WHEN w.mode = 'live' AND (g.granted IS NULL OR o.side = 'buy' AND NOT g.granted)
             THEN 'the wallet was not let live: make go-live WALLET=…'
         WHEN i.status = 'delisted' THEN format('%s is delisted', i.symbol)
-        WHEN w.mode = 'live' AND o.quantity % i.lot_size <> 0
+        WHEN (w.mode = 'live' OR h.id IS NOT NULL) AND o.quantity % i.lot_size <> 0
             THEN format('a quantity of %s is not in whole lots of %s', o.quantity, i.lot_size)
+        WHEN h.limit_price % i.tick_size <> 0
+            THEN format('a limit of %s is not in whole ticks of %s', h.limit_price, i.tick_size)
+        WHEN h.id IS NOT NULL AND o.quantity < i.min_quantity
+            THEN format('less than the %s that %s takes', i.min_quantity, i.venue)
+        WHEN h.id IS NOT NULL AND o.quantity * coalesce(o.limit_price, o.reference_price::numeric) < i.min_notional
+            THEN format('worth less than the %s that %s takes', i.min_notional, i.venue)
         WHEN o.side = 'sell' AND o.quantity > coalesce(p.quantity, 0) THEN 'sells more than is held'
         WHEN w.mode = 'live' AND o.side = 'sell' AND (o.purpose <> 'protect' OR o.type IN ('limit', 'market'))
              AND o.quantity > coalesce(p.quantity, 0) - coalesce(b.selling, 0)
@@ -1104,7 +1161,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
                                          AND r.recorded_at >= coalesce(x.resumed_at, '-infinity'))
             THEN 'a reconciliation found what only an operator can judge: look at make reconcile, then make resume'
         WHEN i.status <> 'online' THEN format('%s is %s: no entries', i.symbol, replace(i.status, '_', ' '))
-        WHEN o.quantity * o.reference_price::numeric > l.max_order_notional
+        WHEN o.quantity * greatest(o.reference_price::numeric, h.limit_price) > l.max_order_notional
             THEN format('notional above the limit of %s', l.max_order_notional)
         WHEN m.close IS NULL OR abs(o.reference_price / m.close - 1) > 0.1
             THEN format('sized at a price of %s, which is not near the newest close of %s', o.reference_price, m.close)
@@ -1133,6 +1190,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     LEFT JOIN cash c ON c.wallet_id = w.id
     LEFT JOIN equity e ON e.wallet_id = w.id
     LEFT JOIN sender_sessions s ON s.wallet_id = w.id
+    LEFT JOIN commands h ON h.id = o.command_id
     LEFT JOIN LATERAL (SELECT mandate_of(w.id, at_time) AS mandate) k ON true
     LEFT JOIN LATERAL (SELECT granted, capital, (SELECT min(recorded_at) FROM live_grants f
                                                  WHERE f.wallet_id = w.id AND f.granted) AS since

@@ -109,5 +109,5 @@ DROP POLICY IF EXISTS all_read ON cash_flows;
 DROP POLICY IF EXISTS own_insert ON cash_flows;
 CREATE POLICY all_read ON cash_flows FOR SELECT USING (true);
 CREATE POLICY own_insert ON cash_flows FOR INSERT WITH CHECK (
-    CASE WHEN kind = 'adoption' OR (SELECT mode FROM wallets WHERE id = wallet_id) = 'paper'
+    CASE WHEN kind IN ('adoption', 'release') OR (SELECT mode FROM wallets WHERE id = wallet_id) = 'paper'
          THEN current_user = 'sextant_cli' ELSE current_user = 'sextant_sender' END);

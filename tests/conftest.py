@@ -75,8 +75,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @contextmanager
-def database_maker(home: Path) -> Iterator[Callable[[], Settings]]:
-    """Each call gives settings for one more fresh database; all are dropped at the end."""
+def database_maker(home: Path, template: str = TEMPLATE) -> Iterator[Callable[[], Settings]]:
+    """Each call gives settings for one more copy of ``template``; all copies are dropped at the end."""
     server = ensure_running(home)
     admin = connect(server.url("postgres", server.superuser_password, "postgres"))
     made: list[sql.Identifier] = []
@@ -84,7 +84,7 @@ def database_maker(home: Path) -> Iterator[Callable[[], Settings]]:
     def make() -> Settings:
         name = f"test_{uuid.uuid4().hex[:16]}"
         create = sql.SQL("CREATE DATABASE {} OWNER sextant TEMPLATE {}")
-        admin.execute(create.format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
+        admin.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
         made.append(sql.Identifier(name))
         return load_settings(home=home, db_name=name, universe=UNIVERSE)
 

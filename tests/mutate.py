@@ -26,7 +26,7 @@ COPIED = ("policy", "shared", "tests", "sql", "config", "pyproject.toml")
 LIBRARIES = ("hypothesis", "numpy", "psycopg", "pydantic_settings", "pytest", "scipy.stats", "shared.schema",
              "shared.embedded_db", "shared.settings", "shared.simulation.kernel")  # fmt: skip
 TESTS = ("tests/policy/test_risk_limits.py", "tests/policy/test_risk_stops.py", "tests/policy/test_risk_history.py",
-         "tests/contracts/test_risk_rules.py")  # fmt: skip
+         "tests/policy/test_symbol_limit.py", "tests/contracts/test_risk_rules.py")  # fmt: skip
 WORKERS, LIMIT_S, EXAMPLES = 2, 120, 25
 Change = Callable[[], None]
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
 
 from policy.execution.desk import Desk, Row
+from policy.execution.venues.protocol import OrderType
 from shared.db import load_queries
 
 MOVES_FROM = Decimal("0.01")  # of the stop's price: a smaller change of what a position cost leaves it where it is
@@ -46,6 +47,13 @@ class Exits:
     trail: Decimal | None = None
     breached: bool = False
     target: Decimal | None = None
+
+    @property
+    def type(self) -> OrderType:
+        """Of the order that is to be there: what cannot rest any more is sold at once."""
+        if self.breached:
+            return "market"
+        return "stop" if self.trail is None else "trailing_stop"
 
 
 def is_stop(order: Row) -> bool:

@@ -11,6 +11,7 @@ from policy.execution.brackets import is_stop
 from policy.execution.connect import check_key, import_account, measure_clock, rights_are_due, take_over
 from policy.execution.desk import Desk
 from policy.execution.flatten import flatten
+from policy.execution.manual import take_up_live
 from policy.execution.protect import make_room, protect, sell_at_targets
 from policy.execution.reconcile import first_compared, is_due, reconcile
 from policy.execution.requests import cancel, send
@@ -47,6 +48,7 @@ def run_pass(desk: Desk) -> None:
     desk.doubt, silence = "", None
     if due or desk.findings:
         silence = _compare(desk)
+    take_up_live(desk)  # before the stops are looked at: what they forbid is then said of its order
     mandate = desk.mandate()
     _drop_overtaken(desk, mandate)
     if mandate != "halt":

@@ -7,7 +7,7 @@ approved and filled at once. A halted wallet's waits; its candle is the same whe
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -26,10 +26,11 @@ class _NotNow(Exception):
 
 
 class PaperBrackets:
-    """The brackets of all paper wallets, candle by candle; ``cancelled`` are the orders that lost their position."""
+    """The brackets of all paper wallets, candle by candle; ``cancelled`` are the orders that lost their position.
+    ``halted``: wallets that a KILL file lets do nothing at all; they wait, as they do where a command says so."""
 
-    def __init__(self, database: Database, now: datetime, record: Record) -> None:
-        self._database, self._now, self._record = database, now, record
+    def __init__(self, database: Database, now: datetime, record: Record, halted: Set[int] = frozenset()) -> None:
+        self._database, self._now, self._record, self._halted = database, now, record, halted
         self._queries = load_queries("brackets")
         row = database.fetch_one(self._queries["any_paper_bracket"])
         self._any = bool(row and row["found"])
@@ -45,7 +46,11 @@ class PaperBrackets:
         done: set[tuple[int, int]] = set()
         for bar in self._database.fetch(self._queries["paper_brackets"], {"now": self._now}):
             key = bar["wallet_id"], bar["instrument_id"]
-            if key in done | self._waits or (opened_at is not None and bar["opened_at"] >= opened_at):
+            if (
+                key in done | self._waits
+                or bar["wallet_id"] in self._halted
+                or (opened_at is not None and bar["opened_at"] >= opened_at)
+            ):
                 continue
             if self._leave(bar):
                 done.add(key)

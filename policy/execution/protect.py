@@ -19,6 +19,7 @@ from decimal import Decimal
 from typing import Any
 
 from policy.execution.account import read_account
+from policy.execution.backoff import must_wait, must_wait_to_change
 from policy.execution.brackets import Bracket, Exits, desired_exits, is_dust, is_stop, read_bracket, to_step
 from policy.execution.cost_basis import CostUnknown, average_cost, read_positions
 from policy.execution.crashpoints import crashpoint
@@ -51,7 +52,7 @@ def _protect_one(desk: Desk, holding: Row, orders: Sequence[Row]) -> bool:
     others = _rest(o for o in orders if o["side"] == "sell" and not is_stop(o))
     exits = _exits(desk, holding, stops, others, read_bracket(desk, holding))
     if not stops:
-        if exits.quantity > 0 and not _intended(desk, holding):
+        if exits.quantity > 0 and not _intended(desk, holding) and not must_wait(desk, holding, exits):
             _write_exit(desk, holding, exits)
         return False
     keep, *surplus = stops
@@ -90,16 +91,17 @@ def _cost(desk: Desk, holding: Row) -> Decimal | None:
 def _adjust(desk: Desk, stop: Row, exits: Exits) -> bool:
     if stop["state"] not in ("accepted", "amending", "canceling"):
         return False
+    price = exits.stop if stop["type"] == "stop" else None
+    trails = stop["type"] == "stop" or exits.trail == _trail_of(desk, stop)
+    if trails and stop["quantity"] - stop["filled"] == exits.quantity and price == stop["stop_price"]:
+        return False
+    if must_wait_to_change(desk, stop, stop["filled"] + exits.quantity, price):
+        return False
     if exits.quantity == 0:
         cancel(desk, stop, "nothing is left to protect")
         return False
-    price: Decimal | None = exits.stop
-    if stop["type"] == "trailing_stop":
-        if exits.trail != _trail_of(desk, stop):
-            return cancel(desk, stop, "the position is to be left elsewhere")
-        price = None
-    if stop["quantity"] - stop["filled"] == exits.quantity and price == stop["stop_price"]:
-        return False
+    if not trails:
+        return cancel(desk, stop, "the position is to be left elsewhere")
     amended = amend(desk, stop, stop["filled"] + exits.quantity, price, "the position changed")
     return not amended and not desk.venue.capabilities.amend
 
@@ -165,17 +167,17 @@ def _intended(desk: Desk, holding: Row) -> bool:
 
 def _write_exit(desk: Desk, holding: Row, exits: Exits) -> None:
     below = f"{desk.settings.risk.stop_distance:.0%} below cost"
-    if exits.breached:
+    terms: dict[str, Any] = {"type": exits.type}
+    if exits.type == "market":
         because = f"its close is not above its stop of {exits.stop}, which does not rest"
-        write_order(desk, holding, "protect", exits.quantity, because, LEG_LIFETIME)
-    elif exits.trail is not None:
+    elif exits.type == "trailing_stop":
         because = f"its entry's trailing stop, {exits.trail:.2%} below the highest price"
-        write_order(
-            desk, holding, "protect", exits.quantity, because, LIFETIME, type="trailing_stop", trail=exits.trail
-        )
+        terms["trail"] = exits.trail
     else:
         because = f"a stop for every position: its entry's, or {below}, whichever is higher"
-        write_order(desk, holding, "protect", exits.quantity, because, LIFETIME, type="stop", stop_price=exits.stop)
+        terms["stop_price"] = exits.stop
+    lifetime = LEG_LIFETIME if exits.type == "market" else LIFETIME
+    write_order(desk, holding, "protect", exits.quantity, because, lifetime, **terms)
     crashpoint("intent.after_protect")
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from datetime import timedelta
 from decimal import Decimal
 
+from policy.execution.backoff import LONGEST
+from policy.execution.brackets import is_stop
 from policy.execution.crashpoints import crashpoint
 from policy.execution.desk import Desk, Row
 from policy.execution.venues.protocol import Accepted, Changed, Done, Gone, NewOrder, Rejected
@@ -49,6 +51,7 @@ def send(desk: Desk, intent: Row) -> str:
         event = "rejected"
         desk.record(order_id, "rejected", placed.reason)
         _tell_of_rejection(desk, intent, placed.reason)
+        _tell_of_rule(desk, intent["symbol"], placed)
     else:
         event = "unknown"
         desk.record(order_id, "unknown", placed.reason)
@@ -66,7 +69,19 @@ def _tell_of_rejection(desk: Desk, intent: Row, reason: str) -> None:
     protects = intent["purpose"] == "protect"
     key = f"{'stop' if protects else 'order'}-rejected-{intent['symbol']}"
     told = f"{intent['side']} of {intent['quantity']} {intent['symbol']} ({intent['purpose']}) was rejected: {reason}"
+    if is_stop(intent):
+        minutes = LONGEST.total_seconds() / 60
+        told += f". Its position has no stop: it is tried again after pauses of up to {minutes:.0f} minutes"
     desk.alert("critical" if protects else "warning", key, told)
+
+
+def _tell_of_rule(desk: Desk, symbol: str, refused: Rejected) -> None:
+    """A venue that changed its rules takes no order that is made by the old ones; candles alone reads them anew."""
+    if refused.rule:
+        venue = desk.wallet["venue"]
+        desk.alert("warning", f"rule-broken-{symbol}", f"{venue} refuses an order of {symbol} by its {refused.rule}: "
+                   "it demands something else than what is known here (instruments). "
+                   f"`make refresh-rules VENUE={venue}` reads it now, else the nightly job will")  # fmt: skip
 
 
 def _new_order(desk: Desk, intent: Row, deadline: float) -> NewOrder:
@@ -143,5 +158,6 @@ def _refused(desk: Desk, order: Row, answer: Changed, what: str) -> None:
     desk.record(order["order_id"], "accepted", told, venue_order_id=order["venue_order_id"],
                 quantity=order["quantity"], stop_price=order["stop_price"])  # fmt: skip
     desk.alert("warning", f"{what}-refused-{order['order_id']}", f"{order['symbol']}: {told}")
+    _tell_of_rule(desk, order["symbol"], answer)
     if answer.fatal:
         raise KeyRefused(answer.reason)

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from policy.execution import crashpoints
@@ -39,6 +40,11 @@ class LiveWallets:
     def __init__(self, settings: Settings, open_venue: OpenVenue) -> None:
         self._settings, self._open_venue = settings, open_venue
         self._desks: dict[int, Desk] = {}
+
+    @property
+    def home(self) -> Path:
+        """Where the KILL files lie."""
+        return self._settings.home_path
 
     def run(self, clock: Clock, database: Database) -> tuple[dict[str, int], dict[str, str]]:
         """One pass over every live wallet: (counts, failures by wallet). One wallet's trouble never stops another's."""
@@ -134,9 +140,10 @@ class LiveWallets:
 
 
 @job("sender")
-def run_once(clock: Clock, database: Database, live: LiveWallets | None = None) -> Outcome:
-    """Paper wallets, then the live ones (``live`` is None where only paper is simulated)."""
-    counts = send_on_paper(database, clock.now())
+def run_once(clock: Clock, database: Database, live: LiveWallets | None = None, home: Path | None = None) -> Outcome:
+    """Paper wallets, then the live ones (``live`` is None where only paper is simulated). ``home``: whose KILL files
+    paper obeys, too; that of ``live`` where it is given."""
+    counts = send_on_paper(database, clock.now(), live.home if live is not None else home)
     failures: dict[str, str] = {}
     if live is not None:
         sent, failures = live.run(clock, database)

@@ -29,6 +29,7 @@ from policy.risk import (
     position_timeout,
     rate_limit,
     stopped_out,
+    symbol_limit,
     trade_risk,
     value_at_risk,
 )
@@ -41,6 +42,7 @@ RULES: dict[str, ModuleType] = {
     "kelly": kelly,
     "trade_risk": trade_risk,
     "max_position": max_position,
+    "symbol_limit": symbol_limit,
     "max_exposure": max_exposure,
     "max_leverage": max_leverage,
     "concentration": concentration,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from policy.averaging import Entries
 from policy.decision_kernel import Bools
 from shared.settings import RiskSettings
 from shared.simulation.kernel import Floats, Ints
@@ -59,6 +61,11 @@ def parameters_of(risk: RiskSettings) -> RiskParameters:
     return RiskParameters(**{name: float(getattr(risk, name)) for name in RiskParameters._fields})
 
 
+def symbol_caps(risk: RiskSettings, symbols: Sequence[str]) -> Floats:
+    """[N], the operator's own bound of each symbol's position, from [risk.symbols] of the settings; 1 where none is."""
+    return np.array([risk.symbols[symbol].max_position if symbol in risk.symbols else 1.0 for symbol in symbols])
+
+
 DEFAULTS = RiskParameters()
 OFF = RiskParameters(
     max_leverage=math.inf, max_heat=math.inf, max_value_at_risk=math.inf, max_cvar=math.inf
@@ -91,11 +98,12 @@ class RiskContext(NamedTuple):
     range of a day as a fraction of the price, ``correlation`` [N, N] of daily returns, each NaN where unknown.
     ``daily`` [B, M]: returns over a day, NaN where unknown; instrument n is ``column[n]``, its returns are those at
     ``day_row``, ``day_row - day_stride``, …. ``tail`` [N] bounds what instrument n adds to CVaR (policy.risk.history).
-    ``losses`` [WORST_DAYS] is room to sort in, without meaning before or after.
+    ``losses`` [WORST_DAYS] is room to sort in, without meaning before or after. ``symbol_caps`` [N]: the operator's own
+    bound of each position, 1 where it set none.
 
-    What only a wallet that trades has, and neither training nor backtest: ``stopped_out`` [N], a protective stop closed
-    it and the strategies have wanted it ever since; ``since_fill_s`` [N], infinite where never; ``age_s`` [N] of the
-    position, 0 where none is held. There nothing is stopped out, filled or old."""
+    What only a wallet that trades has, not training, and a backtest none of but the first: ``stopped_out`` [N], a
+    protective stop closed it and the strategies have wanted it ever since; ``since_fill_s`` [N], infinite where never;
+    ``age_s`` [N] of the position, 0 where none is held. There nothing is stopped out, filled or old."""
 
     max_position: float
     max_exposure: float
@@ -122,17 +130,20 @@ class RiskContext(NamedTuple):
     stopped_out: Bools
     since_fill_s: Floats
     age_s: Floats
+    symbol_caps: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class PortfolioState:
     """What only a wallet that trades has: the cash that its open orders may still cost, in quote, and by instrument
-    what RiskContext says of ``stopped_out``, ``since_fill_s`` and ``age_s`` [N]."""
+    what RiskContext says of ``stopped_out``, ``since_fill_s`` and ``age_s`` [N]. ``entries``: how its positions were
+    entered, None where nobody knows; no rule asks, averaging does."""
 
     reserved: float
     stopped_out: Bools
     since_fill_s: Floats
     age_s: Floats
+    entries: Entries | None = None
 
     @staticmethod
     def fresh(n: int) -> PortfolioState:

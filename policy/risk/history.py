@@ -18,6 +18,7 @@ RANGE_DAYS = 14  # true ranges that are averaged
 CORRELATION_DAYS = 90  # daily returns that a correlation is read from
 CORRELATION_MIN_DAYS = 30  # known of both; with fewer it is not known
 SMALLEST_SPREAD = 1e-9  # of the squares: what varies less, varies by rounding
+WINDOW_DAYS = 360  # what a trader has of closes (policy.signals), and no more of them may count for anybody
 CHUNK = 512  # rows looked at together
 
 
@@ -77,6 +78,10 @@ class CloseHistory:
         """[M, M] of daily returns, NaN where one has too few, or none that differ."""
         return correlations(self._window(np.array([row]), CORRELATION_DAYS)[:, 0])
 
+    def window(self, row: int) -> FloatArray:
+        """The closes [K, M] up to that of ``row``, oldest first, of WINDOW_DAYS at most."""
+        return self._closes[max(row + 1 - WINDOW_DAYS * self.stride, 0) : row + 1]
+
     def _window(self, rows: IntArray, days: int) -> FloatArray:
         """The daily returns [days, rows, M] up to each row, the newest first; NaN before the grid."""
         at = rows[None, :] - self.stride * np.arange(days)[:, None]
@@ -103,6 +108,11 @@ class PortfolioHistory:
     def tails(self, rules: RiskParameters) -> FloatArray:
         """[N], 0 where no rule asks for them."""
         return self.closes.tails[self.row] if asks_tails(rules) else np.zeros(self.closes.daily.shape[1])
+
+    @property
+    def window(self) -> FloatArray:
+        """The closes [K, N] that are known, oldest first."""
+        return self.closes.window(self.row)
 
     @staticmethod
     def unknown(n: int) -> PortfolioHistory:

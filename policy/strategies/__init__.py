@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from policy.observation import View
-from policy.strategies import buy_and_hold, cash, drl, rebalanced_hold, trend_vol_target, vol_target
+from policy.strategies import buy_and_hold, cash, drl, min_variance, rebalanced_hold, trend_vol_target, vol_target
 from policy.strategies.residual import Residual
 from shared.rows import FloatArray
 
@@ -27,6 +27,7 @@ STRATEGIES: dict[str, Strategy] = {
     "drl": drl.wanted_weights,
     BASELINE: trend_vol_target.wanted_weights,
     "vol_target": vol_target.wanted_weights,
+    "min_variance": min_variance.wanted_weights,
     "buy_and_hold": buy_and_hold.wanted_weights,
     "rebalanced_hold": rebalanced_hold.wanted_weights,
     "cash": cash.wanted_weights,

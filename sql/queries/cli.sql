@@ -28,6 +28,17 @@ SELECT id, %(command)s, %(reason)s, %(issuer)s, %(idempotency_key)s, %(at)s, %(e
 FROM turn CROSS JOIN wallets WHERE name = %(wallet)s
 ON CONFLICT (idempotency_key) DO NOTHING
 
+-- name: insert_place
+-- An order by hand, of an instrument of the wallet's venue; none comes back when the idempotency key was used before.
+WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared(1397184340))
+INSERT INTO commands (wallet_id, command, reason, issuer, idempotency_key, issued_at, expires_at, instrument_id, side,
+                      quantity, limit_price)
+SELECT w.id, 'place', %(reason)s, %(issuer)s, %(idempotency_key)s, %(at)s, %(expires_at)s, i.id, %(side)s, %(quantity)s,
+       %(limit_price)s
+FROM turn CROSS JOIN wallets w JOIN instruments i ON i.venue = w.venue AND i.symbol = %(symbol)s
+WHERE w.name = %(wallet)s
+ON CONFLICT (idempotency_key) DO NOTHING RETURNING id
+
 -- name: insert_command_for_all
 -- Something an operator asks for that names no wallet; the same idempotency key twice is one command.
 WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared(1397184340))
@@ -41,7 +52,7 @@ ON CONFLICT (idempotency_key) DO NOTHING
 SELECT w.id, w.name, w.venue, w.mode, w.track, w.quote, l.symbols, e.cash, e.equity, e.as_of,
        (SELECT granted FROM live_grants g WHERE g.wallet_id = w.id ORDER BY id DESC LIMIT 1) AS granted,
        coalesce((SELECT d.equity::numeric + coalesce((SELECT sum(coalesce(value, amount)) FROM cash_flows f
-                            WHERE f.wallet_id = w.id AND f.managed AND f.recorded_at > d.recorded_at), 0)
+                            WHERE f.wallet_id = w.id AND f.managed) - d.paid_in, 0)
                  FROM decisions d WHERE d.wallet_id = w.id
                  AND d.as_of <= date_trunc('day', coalesce(e.as_of, %(now)s), 'UTC') ORDER BY d.as_of DESC LIMIT 1),
                 (SELECT sum(coalesce(value, amount)) FROM cash_flows f
@@ -63,7 +74,7 @@ LEFT JOIN LATERAL (SELECT recorded_at, matched, unmatched FROM reconciliations
 
 -- name: wallet_positions
 -- What each wallet holds, at the newest close.
-SELECT p.wallet_id, i.symbol, p.quantity, m.close, m.as_of
+SELECT p.wallet_id, p.instrument_id, i.symbol, p.quantity, m.close, m.as_of
 FROM positions p JOIN instruments i ON i.id = p.instrument_id
 CROSS JOIN LATERAL (SELECT close, as_of FROM market_data d WHERE d.instrument_id = i.id
                     AND d.timeframe_s = i.base_timeframe_s ORDER BY as_of DESC LIMIT 1) m

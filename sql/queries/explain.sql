@@ -90,7 +90,8 @@ ORDER BY id DESC LIMIT 1
 -- name: order_of_decision
 -- The order that a decision led to, with its approval, and what would be said of it now where nothing was yet.
 SELECT o.id, o.side, o.type, o.quantity, o.limit_price, o.stop_price, o.reference_price, o.state, o.not_before, o.deadline,
-       o.recorded_at, a.approved_at, a.epoch, CASE WHEN o.state = 'intended' THEN refusal_of(o.id, %(now)s) END AS refusal
+       o.recorded_at, o.bracket_stop, o.bracket_target, o.bracket_trail, a.approved_at, a.epoch,
+       CASE WHEN o.state = 'intended' THEN refusal_of(o.id, %(now)s) END AS refusal
 FROM orders o LEFT JOIN approvals a ON a.order_id = o.id
 WHERE o.decision_id = %(id)s AND o.purpose = 'trade'
 
@@ -107,7 +108,7 @@ ORDER BY filled_at, venue_trade_id
 -- What stopped a wallet at a moment: its operator's word, with the newest stop's reason, and risk's.
 SELECT mandate_of(%(wallet_id)s, %(at)s) AS mandate,
        (SELECT command || ': ' || reason FROM commands c WHERE (c.wallet_id = %(wallet_id)s OR c.wallet_id IS NULL)
-        AND c.issued_at <= %(at)s AND c.command <> 'retrain-encoder' ORDER BY c.id DESC LIMIT 1) AS command,
+        AND c.issued_at <= %(at)s AND c.command NOT IN ('retrain-encoder', 'place') ORDER BY c.id DESC LIMIT 1) AS command,
        (SELECT rule || ': ' || because FROM risk_events r WHERE r.wallet_id = %(wallet_id)s AND r.kind = 'stop'
         AND r.recorded_at <= %(at)s AND r.recorded_at >= coalesce((SELECT max(issued_at) FROM commands c
             WHERE c.wallet_id = %(wallet_id)s AND c.command = 'resume' AND c.issued_at <= %(at)s), '-infinity')

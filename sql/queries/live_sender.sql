@@ -135,7 +135,7 @@ SELECT o.id AS order_id, o.instrument_id, i.symbol, i.lot_size, o.side, o.purpos
 FROM orders o JOIN instruments i ON i.id = o.instrument_id
 WHERE o.wallet_id = %(wallet_id)s AND o.mode = 'live' AND o.state = 'intended' AND o.not_before <= %(now)s
   AND NOT EXISTS (SELECT FROM order_events e WHERE e.order_id = o.id)
-ORDER BY o.side DESC, o.recorded_at, o.id
+ORDER BY o.side DESC, o.recorded_at, o.command_id, o.id
 
 -- name: overtaken_intents
 -- Intents, due or not, that a stop has overtaken: all of them while ``halted``; else the entries that were written down
@@ -206,3 +206,38 @@ WHERE e.event IN ('filled', 'canceled', 'expired', 'rejected') AND e.at >= %(sin
   AND o.wallet_id = %(wallet_id)s AND o.mode = 'live'
   AND EXISTS (SELECT FROM order_events x WHERE x.order_id = o.id AND x.event = 'sending')
 ORDER BY o.recorded_at, o.id
+
+-- name: rejected_exits
+-- The newest exit of the sender's own that was rejected for an instrument (not one at a target, which is tried once a
+-- candle), and how many were in a row: since one was taken, a trade changed the position, or the venue's rules changed.
+-- No row: none.
+WITH exits AS (
+    SELECT o.type, o.quantity, coalesce(o.stop_price, o.reference_price::numeric) AS level, o.recorded_at,
+           (SELECT bool_or(event = 'accepted') FROM order_events e WHERE e.order_id = o.id) AS taken,
+           (SELECT bool_or(event = 'rejected') FROM order_events e WHERE e.order_id = o.id) AS rejected
+    FROM orders o
+    WHERE o.wallet_id = %(wallet_id)s AND o.instrument_id = %(instrument_id)s AND o.purpose = 'protect'
+      AND o.type <> 'limit'),
+since AS (
+    SELECT greatest((SELECT max(recorded_at) FROM exits WHERE taken),
+                    (SELECT max(f.recorded_at) FROM fills f JOIN orders o ON o.id = f.order_id
+                     WHERE o.wallet_id = %(wallet_id)s AND o.instrument_id = %(instrument_id)s),
+                    (SELECT max(recorded_at) FROM instrument_rules WHERE instrument_id = %(instrument_id)s)) AS at)
+SELECT x.type, x.quantity, x.level, x.recorded_at, count(*) OVER () AS rejections
+FROM exits x, since s WHERE x.rejected AND (s.at IS NULL OR x.recorded_at >= s.at)
+ORDER BY x.recorded_at DESC LIMIT 1
+
+-- name: refused_changes
+-- The newest change of a resting order that was asked for, and how many in a row did not come about: since one did.
+-- No row: none. A cancellation asks for no quantity.
+WITH changes AS (
+    SELECT e.id, e.event, e.quantity, e.stop_price, e.at,
+           lag(e.event) OVER w AS before, lag(e.quantity) OVER w AS wanted, lag(e.stop_price) OVER w AS wanted_price
+    FROM order_events e WHERE e.order_id = %(order_id)s WINDOW w AS (ORDER BY e.id)),
+done AS (
+    SELECT max(id) AS id FROM changes
+    WHERE event = 'accepted' AND before = 'amending'
+      AND (quantity, stop_price) IS NOT DISTINCT FROM (wanted, wanted_price))
+SELECT c.quantity, c.stop_price, c.at, count(*) OVER () AS refusals
+FROM changes c, done d WHERE c.event IN ('amending', 'canceling') AND (d.id IS NULL OR c.id > d.id)
+ORDER BY c.id DESC LIMIT 1

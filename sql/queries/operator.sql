@@ -47,6 +47,19 @@ UPDATE limits SET symbols = %(symbols)s, max_order_notional = %(max_order_notion
        recorded_at = %(at)s
 WHERE wallet_id = %(wallet_id)s
 
+-- name: places
+-- Orders by hand of a wallet (or the one of an idempotency key), newest first, each with what became of it: the order's
+-- last event, or that nobody took it up.
+SELECT c.id, c.side, c.quantity, i.symbol, c.limit_price, c.reason, c.issuer, c.issued_at, c.expires_at, c.voided_at,
+       w.name AS wallet, o.id AS order_id, e.event, e.detail, f.filled, f.price
+FROM commands c JOIN wallets w ON w.id = c.wallet_id JOIN instruments i ON i.id = c.instrument_id
+LEFT JOIN orders o ON o.command_id = c.id
+LEFT JOIN LATERAL (SELECT event, detail FROM order_events x WHERE x.order_id = o.id ORDER BY x.id DESC LIMIT 1) e ON true
+LEFT JOIN LATERAL (SELECT sum(quantity) AS filled, sum(cost) / sum(quantity) AS price FROM fills x
+                   WHERE x.order_id = o.id) f ON true
+WHERE c.command = 'place' AND (w.id = %(wallet_id)s OR c.idempotency_key = %(key)s) AND c.issued_at > %(since)s
+ORDER BY c.id DESC LIMIT 5
+
 -- name: unmanaged_amount
 -- What lies on a wallet's account of an asset and is not Sextant's.
 SELECT coalesce((SELECT amount FROM unmanaged WHERE wallet_id = %(wallet_id)s AND asset = %(asset)s), 0) AS amount
@@ -58,6 +71,22 @@ SELECT count(*) AS flows FROM cash_flows WHERE wallet_id = %(wallet_id)s AND man
 -- name: wallet_cash
 -- What a wallet could pay out.
 SELECT amount FROM cash WHERE wallet_id = %(wallet_id)s
+
+-- name: releasable
+-- What a wallet manages of an asset, and how much of that its orders may still take: what they sell of a coin (its stops,
+-- which shrink with the position, not counted), or what they would pay in quote, fees included.
+SELECT CASE WHEN %(asset)s = w.quote THEN c.amount ELSE coalesce(p.quantity, 0) END AS managed,
+       coalesce(CASE WHEN %(asset)s = w.quote THEN r.paid ELSE r.sold END, 0) AS taken
+FROM wallets w JOIN cash c ON c.wallet_id = w.id
+LEFT JOIN instruments i ON i.venue = w.venue AND i.symbol = %(asset)s || '/' || w.quote
+LEFT JOIN positions p ON p.wallet_id = w.id AND p.instrument_id = i.id
+CROSS JOIN LATERAL (
+    SELECT sum(z.rest) FILTER (WHERE z.side = 'sell' AND z.instrument_id = i.id
+                               AND (z.purpose <> 'protect' OR z.type IN ('limit', 'market'))) AS sold,
+           sum(z.rest * greatest(z.reference_price::numeric, z.limit_price) * (1 + w.taker_fee_bps / 10000))
+               FILTER (WHERE z.side = 'buy') AS paid
+    FROM open_risk z WHERE z.wallet_id = w.id) r
+WHERE w.id = %(wallet_id)s
 
 -- name: newest_close
 -- The price at which the views value an instrument.

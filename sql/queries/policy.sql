@@ -92,13 +92,10 @@ WHERE o.id = e.order_id AND o.state <> e.event
 
 -- name: wallet_book
 -- Cash, capital paid in, and what earlier decisions say about the day's start and the peak: each a value of one unit, in
--- the number of units that there were at the last decision. ``paid_in`` came since and is in the cash already. On a
--- wallet's first day its first decision is the start; ``capital`` is that of the first decision itself.
-SELECT c.amount AS cash,
-       coalesce((SELECT sum(coalesce(value, amount)) FROM cash_flows f
-                 WHERE f.wallet_id = %(wallet_id)s AND f.managed), 0) AS capital,
-       coalesce((SELECT sum(coalesce(value, amount)) FROM cash_flows f
-                 WHERE f.wallet_id = %(wallet_id)s AND f.managed AND f.recorded_at > last.recorded_at), 0) AS paid_in,
+-- the number of units that there were at the last decision. ``paid_in`` is in the cash and was not when that was made: by
+-- the sums, for a flow may be written down before a decision and be seen after it. On a wallet's first day its first
+-- decision is the start; ``capital`` is that of the first decision itself.
+SELECT c.amount AS cash, flows.total AS capital, coalesce(flows.total - last.paid_in, 0) AS paid_in,
        coalesce(last.units, 1) AS units,
        coalesce((SELECT equity / d.units FROM decisions d WHERE d.wallet_id = %(wallet_id)s AND d.as_of <= %(midnight)s
                  ORDER BY d.as_of DESC LIMIT 1),
@@ -107,7 +104,9 @@ SELECT c.amount AS cash,
        (SELECT max(equity / d.units) FROM decisions d
         WHERE d.wallet_id = %(wallet_id)s AND d.as_of >= %(since)s) AS peak
 FROM cash c
-LEFT JOIN LATERAL (SELECT units, recorded_at FROM decisions d WHERE d.wallet_id = c.wallet_id AND d.as_of < %(as_of)s
+CROSS JOIN LATERAL (SELECT coalesce(sum(coalesce(value, amount)), 0) AS total FROM cash_flows f
+                    WHERE f.wallet_id = c.wallet_id AND f.managed) flows
+LEFT JOIN LATERAL (SELECT units, paid_in FROM decisions d WHERE d.wallet_id = c.wallet_id AND d.as_of < %(as_of)s
                    ORDER BY d.as_of DESC LIMIT 1) last ON true
 WHERE c.wallet_id = %(wallet_id)s
 
@@ -131,12 +130,12 @@ SELECT id FROM installation
 -- name: insert_decision
 -- One decision; none comes back when this candle was decided already.
 INSERT INTO decisions (wallet_id, instrument_id, as_of, source, wanted_weight, allowed_weight, baseline_weight, action,
-                       agreement, contributions, clamps, reason, price, quantity_held, cash, equity, units, model_id,
-                       encoder_id, market_state_id, market_state_short_id, policy_config_id, observation_hash,
+                       agreement, contributions, clamps, reason, price, quantity_held, cash, equity, units, paid_in,
+                       model_id, encoder_id, market_state_id, market_state_short_id, policy_config_id, observation_hash,
                        recorded_at)
 VALUES (%(wallet_id)s, %(instrument_id)s, %(as_of)s, %(source)s, %(wanted_weight)s, %(allowed_weight)s,
         %(baseline_weight)s, %(action)s, %(agreement)s, %(contributions)s, %(clamps)s, %(reason)s, %(price)s,
-        %(quantity_held)s, %(cash)s, %(equity)s, %(units)s, %(model_id)s, %(encoder_id)s, %(market_state_id)s,
+        %(quantity_held)s, %(cash)s, %(equity)s, %(units)s, %(paid_in)s, %(model_id)s, %(encoder_id)s, %(market_state_id)s,
         %(market_state_short_id)s, %(policy_config_id)s, %(observation_hash)s, %(recorded_at)s)
 RETURNING id
 

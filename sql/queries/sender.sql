@@ -2,9 +2,9 @@
 
 -- name: new_intents
 -- Orders of which the venue has heard nothing yet, oldest first.
-SELECT o.id FROM orders o
+SELECT o.id, o.side, w.name AS wallet FROM orders o JOIN wallets w ON w.id = o.wallet_id
 WHERE o.mode = 'paper' AND o.state = 'intended' AND NOT EXISTS (SELECT FROM order_events e WHERE e.order_id = o.id)
-ORDER BY o.recorded_at, o.instrument_id
+ORDER BY o.recorded_at, o.command_id, o.instrument_id
 
 -- name: approve
 -- The database's own verdict; NULL = may be sent.
@@ -18,8 +18,8 @@ VALUES (%(order_id)s, %(event)s, %(detail)s, %(venue_order_id)s, %(at)s, %(recor
 -- name: working_orders
 -- Accepted paper orders without an end, each with the first candle that may fill it: one that opened after the
 -- venue accepted it. In the order in which the venue meets them: time, sells first, the portfolio's order.
-SELECT o.id, o.wallet_id, o.instrument_id, o.side, o.quantity, o.volatility, o.deadline, w.slippage_bps, w.impact,
-       w.taker_fee_bps, w.quote, i.tick_size, i.lot_size, i.base_timeframe_s, c.open, c.volume, c.opened_at
+SELECT o.id, o.wallet_id, o.instrument_id, o.side, o.quantity, o.limit_price, o.volatility, o.deadline, w.slippage_bps,
+       w.impact, w.taker_fee_bps, w.quote, i.tick_size, i.lot_size, i.base_timeframe_s, c.open, c.volume, c.opened_at
 FROM orders o
 JOIN order_events a ON a.order_id = o.id AND a.event = 'accepted'
 JOIN wallets w ON w.id = o.wallet_id
@@ -62,9 +62,9 @@ WHERE o.mode = 'paper' AND o.side = 'buy' AND o.state IN ('intended', 'accepted'
   AND NOT EXISTS (SELECT FROM order_events e WHERE e.order_id = o.id
                   AND e.event IN ('rejected', 'filled', 'canceled', 'expired'))
 
--- name: wallets_to_flatten
--- Paper wallets whose positions the operator wants sold.
-SELECT id FROM wallets WHERE mode = 'paper' AND mandate_of(id, %(now)s) = 'flatten'
+-- name: paper_wallets
+-- Paper wallets, each with what its operator's commands let it do.
+SELECT id, name, mandate_of(id, %(now)s) AS mandate FROM wallets WHERE mode = 'paper'
 
 -- name: holdings_to_flatten
 -- What such a wallet holds that no sale is under way for.

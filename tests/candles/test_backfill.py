@@ -22,6 +22,8 @@ from shared.settings import Settings
 from tests.candles.backfill_venue import FIVE, HOUR, RULES, A, B, Venue, stored, two_days, until
 from tests.helpers import NOON, DatabaseFor
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 
 @pytest.fixture
 def database(database_for: DatabaseFor) -> Database:
@@ -220,6 +222,7 @@ def test_a_finer_timeframe_later_lowers_the_base_of_the_instrument(
     assert database.fetch(bases) == [{"base": FIVE}]
 
 
+@pytest.mark.usefixtures("own_database")
 def test_the_command_says_what_it_cannot_do(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,6 +240,7 @@ def test_the_command_says_what_it_cannot_do(
     assert backfill.main(["--at", "2024-06-01T12:05"]) == 3
 
 
+@pytest.mark.usefixtures("own_database")
 def test_the_command_looks_for_holes_at_any_minute_and_takes_its_span_symbols_and_timeframe(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

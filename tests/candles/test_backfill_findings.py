@@ -33,6 +33,8 @@ from tests.candles.backfill_venue import (
 )
 from tests.helpers import NOON, DatabaseFor, random_candles
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 Run = Callable[..., Outcome]
 
 

@@ -44,6 +44,8 @@ from tests.candles.backfill_venue import (
 )
 from tests.helpers import NOON, DatabaseFor
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 Run = Callable[..., Outcome]
 
 

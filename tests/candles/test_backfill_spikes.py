@@ -26,6 +26,8 @@ from shared.settings import Settings
 from tests.candles.backfill_venue import FIVE, A, TradesVenue, Venue, gaps, stored, two_days, until
 from tests.helpers import NOON, DatabaseFor, random_candles
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 DAY_AGO = NOON - timedelta(days=1)
 Run = Callable[..., Outcome]
 

@@ -18,6 +18,8 @@ from shared.job import JobError, Outcome
 from shared.rows import InstrumentRules
 from tests.helpers import NOON, DatabaseFor
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 A, B, C = "AAA/USDT", "BBB/USDT", "CCC/USDT"
 LATER = NOON + timedelta(days=1)
 RULES = default_rules(100.0)

@@ -31,6 +31,8 @@ from shared.money import QUANTUM
 from shared.rows import UNKNOWN_TRADES, Candles, Instrument, InstrumentRules
 from tests.helpers import NOON, DatabaseFor, random_candles
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 HOUR = timedelta(hours=1)
 NOW = NOON + HOUR / 2
 FIVE, SIXTY = 300, 3600

@@ -36,6 +36,7 @@ TOGETHER = (  # are about all instruments together; the others look at each alon
 )  # fmt: skip
 OF_INSTRUMENTS = (
     "held_weights", "ood", "doubtful", "confidence", "atr", "tail", "column", "stopped_out", "since_fill_s", "age_s",
+    "symbol_caps",
 )  # fmt: skip
 
 

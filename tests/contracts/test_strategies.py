@@ -36,7 +36,7 @@ from tests.policy.synthetic import (
 )
 
 Asked = tuple[View, Residual]
-SIZED = ("drl", BASELINE, "vol_target")  # by volatility target and max_position; the others are references
+SIZED = ("drl", BASELINE, "vol_target", "min_variance")  # by target and max_position; the others are references
 
 
 def wants(view: View, residual: Residual | None) -> FloatArray:

@@ -274,6 +274,23 @@ def test_a_refusal_is_definite_and_nothing_was_placed(
     assert venue.find(SYMBOL, order().client_id, None, START - 60) is None
 
 
+@pytest.mark.parametrize(
+    ("fault", "rule", "changes"),
+    [("tick_size", "tick size", {"type": "limit", "limit_price": Decimal("19000.01")}), ("minimum", "quantity", {}),
+     (None, "minimum notional", {"quantity": Decimal("0.0001"), "type": "limit", "limit_price": Decimal("0.1")}),
+     (None, "", {"quantity": Decimal(900)})],
+)  # fmt: skip
+def test_a_refusal_names_the_rule_of_the_market_that_was_broken(
+    venue: TradingVenue, account: Account, fault: str | None, rule: str, changes: dict[str, Any]
+) -> None:
+    if fault is not None:
+        account.emulator.faults.inject(Rule(fault, parameter=1.0))
+    outcome = place(venue, account, order(**changes))
+    assert isinstance(outcome, Rejected), outcome
+    assert bool(outcome.rule) == bool(rule)
+    assert rule in outcome.rule
+
+
 def test_a_key_that_does_not_pass_is_fatal(account: Account) -> None:
     other = base64.b64encode(b"another secret").decode()
     for stranger in (account.open(key="nobodys-key"), account.open(secret=other)):
@@ -297,7 +314,6 @@ def test_a_key_that_may_only_look_places_nothing(venue: TradingVenue, account: A
 
 def test_a_keys_rights_are_told(venue: TradingVenue, account: Account) -> None:
     accounts = account.emulator.engine.accounts
-    assert venue.capabilities.tells_rights
     rights = venue.key_rights()
     assert (rights.trade, rights.withdraw) == (True, False)
     accounts.change_key(account.key, frozenset({"read", "trade", "withdraw"}), ips=("127.0.0.1",))

@@ -40,8 +40,13 @@ Time and trouble are yours to make:
   curl -s {control}/faults              # which are on, which were served, what each one does
   curl -s -X DELETE {control}/faults    # all is well again
 
-Accounts, keys and money come by POST to {control}/accounts, /keys and /money; GET {control}/ground_truth
-tells what really happened to them.
+For a live wallet (docs/live-trading.md, section 8): an account with a key and money, and the key for the sender:
+
+  curl -s {control}/accounts -d '{{"name": "main"}}'
+  curl -s {control}/keys -d '{{"account": "main", "key": "rehearsal", "secret": "bm90IGEgc2VjcmV0"}}'
+  curl -s {control}/money -d '{{"account": "main", "kind": "deposit", "asset": "{quote}", "amount": "5000"}}'
+  export KRAKEN_MAIN_KEY=rehearsal KRAKEN_MAIN_SECRET=bm90IGEgc2VjcmV0
+  curl -s {control}/ground_truth        # what really happened to it
 
 {faults}
 
@@ -74,6 +79,7 @@ def welcome(emulator: Emulator) -> str:
     return WELCOME.format(
         host=HOST,
         symbols=", ".join(emulator.market.symbols),
+        quote=emulator.market.symbols[0].partition("/")[2],
         symbols_json=json.dumps(emulator.market.symbols),
         seed=emulator.market.seed,
         now=from_unix(emulator.clock.now()),

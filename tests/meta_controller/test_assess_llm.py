@@ -21,6 +21,8 @@ from shared.settings import PROJECT, Settings
 from tests.helpers import DatabaseFor
 from tests.meta_controller.llm_past import DAY, FIRST, HOUR, INSERT_FLOW, INSERT_TRUST, LONG, SHORT, Past
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 TRUST = "SELECT * FROM llm_trust ORDER BY as_of, recorded_at"
 ALERTS = "SELECT severity, key, message FROM alerts WHERE key LIKE 'llm-%' ORDER BY id"
 
@@ -316,6 +318,7 @@ def test_trust_is_read_as_it_was_known_and_recorded(past: Past, database: Databa
     assert trust.temperature == 1.5
 
 
+@pytest.mark.usefixtures("own_database")
 def test_the_command_assesses_a_past_day(
     past: Past, database: Database, trusted: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

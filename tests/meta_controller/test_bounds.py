@@ -32,6 +32,8 @@ from shared.db import Database, load_queries
 from shared.settings import RiskSettings
 from tests.helpers import DatabaseFor
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 AS_OF = datetime(2024, 6, 1, 12, tzinfo=UTC)
 STEERING = Steering(3.0, 1.0, 1.0, 0.35, 0.8, 0.4, 0.05, 0.15, False, {"drl": 1.0})
 CALLS = tuple(HorizonCall(h, 0.2, 0.3, 0.5, 0.1, 0.6, 0.3, 0.2, "made up") for h in HORIZONS_S)

@@ -27,6 +27,8 @@ from tests.meta_controller.hostile_answers import (
     hostile_answers,
 )
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 SEED, TRIED, STORED = 6, 10_000, 1_000
 
 

@@ -18,6 +18,8 @@ from shared.job import Outcome
 from shared.settings import Settings
 from tests.helpers import NOON, DatabaseFor
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 RSS = """<?xml version="1.0" encoding="UTF-8"?>
 <rss version="2.0" xmlns:content="http://purl.org/rss/1.0/modules/content/"><channel>
 <title>A channel, which is no item</title><pubDate>Sat, 01 Jun 2024 11:59:00 GMT</pubDate>
@@ -208,6 +210,7 @@ def test_a_bare_day_is_known_when_it_is_over(tmp_path: Path) -> None:
     assert today.published_at == NOON
 
 
+@pytest.mark.usefixtures("own_database")
 def test_the_command_says_by_its_exit_code_what_came_of_it(
     database_for: DatabaseFor, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -13,6 +13,8 @@ from shared.job import JobError, Outcome
 from shared.settings import Settings
 from tests.helpers import NOON, DatabaseFor
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 FIGURES = "SELECT chain, metric, as_of, value, source, known_from, recorded_at FROM onchain_data ORDER BY 1, 2, 3"
 MIDNIGHT = NOON - timedelta(hours=12)
 
@@ -132,6 +134,7 @@ def test_no_text_in_a_cell_does_anything_but_be_refused(
     assert abs(value) < float("inf")
 
 
+@pytest.mark.usefixtures("own_database")
 def test_the_command_says_by_its_exit_code_what_came_of_it(
     database_for: DatabaseFor, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

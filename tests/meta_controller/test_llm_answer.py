@@ -31,6 +31,8 @@ from meta_controller.llm_answer import (
 from tests.helpers import DatabaseFor
 from tests.meta_controller.hostile_answers import STRATEGIES, sound_answer
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 Dict = dict[str, Any]
 CALL = {"p_down": 0.2, "p_flat": 0.3, "p_up": 0.5, "p_vol_low": 0.1, "p_vol_mid": 0.6, "p_vol_high": 0.3}
 SOUND: Dict = {

@@ -23,6 +23,8 @@ from shared.settings import Settings
 from tests.helpers import DatabaseFor
 from tests.meta_controller.prompt_world import AS_OF, DAY, HOUR, RECORDED_BY, World
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 BEFORE, LATER = AS_OF, RECORDED_BY + HOUR / 60
 CHARACTERS_A_TOKEN, MOST_TOKENS, MOST_SYSTEM_TOKENS = 4, 1700, 700
 PRICE = re.compile(r"\d{4,}|\d\.\d{4,}")  # longer than any number that is shown

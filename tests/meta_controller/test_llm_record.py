@@ -26,6 +26,8 @@ from shared.errors import SextantError
 from shared.settings import LlmModelSettings, LlmSettings, Settings
 from tests.helpers import NOON, DatabaseFor
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 HOUR = timedelta(hours=1)
 DEAR = LlmModelSettings(input_usd=1.0, output_usd=4.0, knowledge_cutoff=date(2024, 1, 1))
 FREE = LlmModelSettings(input_usd=0.0, output_usd=0.0, knowledge_cutoff=date(2024, 1, 1))
@@ -64,6 +66,7 @@ def count(database: Database) -> int:
     return int(found["n"])
 
 
+@pytest.mark.usefixtures("own_database")
 def test_a_reservation_is_committed_before_anything_is_sent(database: Database, database_for: DatabaseFor) -> None:
     call_id = open_call(database, LLM, CALL, NOON)
     seen = row(database_for("policy"), call_id)  # another connection
@@ -118,6 +121,7 @@ def test_what_has_left_the_window_counts_no_more(database: Database) -> None:
         open_call(database, tight, CALL, NOON + HOUR - timedelta(microseconds=1))
 
 
+@pytest.mark.usefixtures("own_database")
 def test_a_crash_leaves_a_reservation_that_counts(database: Database, settings: Settings) -> None:
     tight = LLM.model_copy(update={"usd_an_hour": 0.007})
     dying = Database(role_url(settings, "meta_controller"))
@@ -243,6 +247,7 @@ def together(settings: Settings, calls: list[NewCall], llm: LlmSettings) -> list
     return got
 
 
+@pytest.mark.usefixtures("own_database")
 def test_two_processes_at_once_cannot_overspend(database: Database, settings: Settings) -> None:
     for n in range(10):
         calls = [CALL] * 4
@@ -253,6 +258,7 @@ def test_two_processes_at_once_cannot_overspend(database: Database, settings: Se
         assert spending(database, NOON).hour == Decimal("0.008") * (n + 1)
 
 
+@pytest.mark.usefixtures("own_database")
 def test_two_processes_at_once_ask_the_strategist_once(database: Database, settings: Settings) -> None:
     got = together(settings, [replace(CALL, purpose="strategist")] * 3, LLM)
     assert sum(isinstance(one, int) for one in got) == 1

@@ -16,6 +16,8 @@ from shared.settings import Settings
 from tests.helpers import DatabaseFor
 from tests.meta_controller.prompt_world import AS_OF, DAY, HOUR, RECORDED_BY, World
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 MOST: dict[str, dict[str, Any]] = {
     "news": {"hours": MOST_HOURS},
     "prices": {"asset": 2, "bars": MOST_BARS},

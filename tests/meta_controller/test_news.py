@@ -31,6 +31,8 @@ from tests.llm_emulator.fixtures import llm_emulator  # noqa: F401
 from tests.llm_emulator.server import LlmEmulator
 from tests.meta_controller.prompt_world import AS_OF, STEERING, World
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 ENDPOINT = Endpoint("http://127.0.0.1:9/v1", "secret", "home")
 FREE = LlmModelSettings(input_usd=0.0, output_usd=0.0, knowledge_cutoff=date(2024, 1, 1))

@@ -18,6 +18,8 @@ from tests.llm_emulator.server import LlmEmulator
 from tests.meta_controller.prompt_world import AS_OF, HOUR, RECORDED_BY, World
 from tests.meta_controller.test_replay_llm import STRATEGIES, body, said
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 ENDPOINT = Endpoint("http://127.0.0.1:1/v1", "none", "gpt-4.1-nano")
 MOMENTS = [AS_OF - n * HOUR for n in range(6)]
 
@@ -118,6 +120,7 @@ def test_shares_are_counted_call_by_call() -> None:
     assert (found.compared, found.agreement) == (16, (4 + 3 * 2) / 16)
 
 
+@pytest.mark.usefixtures("own_database")
 def test_the_command_asks_a_real_endpoint_and_fails_where_a_target_is_missed(
     world: World,
     llm_emulator: LlmEmulator,  # noqa: F811
@@ -140,6 +143,7 @@ def test_the_command_asks_a_real_endpoint_and_fails_where_a_target_is_missed(
     assert 0 < spent.hour == spent.month  # a question about the past is paid today
 
 
+@pytest.mark.usefixtures("own_database")
 def test_by_an_emulators_clock_only_a_model_on_this_machine_is_asked(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +155,7 @@ def test_by_an_emulators_clock_only_a_model_on_this_machine_is_asked(
     assert "unset CLOCK_URL" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("own_database")
 def test_without_a_model_it_says_what_to_set(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,8 @@ from shared.rows import Candles
 from shared.settings import TIMEFRAMES, Settings
 from tests.helpers import NOON, DatabaseFor, random_candles, store_candles
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 HOUR = timedelta(hours=1)
 OUTCOMES = "SELECT * FROM regime_outcomes ORDER BY horizon_s, as_of"
 Table = list[dict[str, Any]]

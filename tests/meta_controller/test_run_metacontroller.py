@@ -21,6 +21,8 @@ from shared.job import JobError, UsageError
 from shared.settings import PROJECT, Settings
 from tests.helpers import NOON, DatabaseFor, random_candles, store_candles
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 HOUR = timedelta(hours=1)
 MONTHS = 1700  # bars: every expert has enough to learn from
 CALLS = "SELECT * FROM regime_calls ORDER BY expert, horizon_s, as_of"
@@ -216,6 +218,7 @@ def test_a_span_without_a_close_is_nothing(database_for: DatabaseFor, settings: 
     assert (outcome.status, outcome.result["reason"]) == ("nothing", "no bar closes in this span")
 
 
+@pytest.mark.usefixtures("own_database")
 def test_the_command_runs_and_says_how_it_is_used(
     database_for: DatabaseFor, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

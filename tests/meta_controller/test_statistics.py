@@ -41,6 +41,8 @@ from shared.settings import Settings
 from tests.helpers import DatabaseFor, random_candles
 from tests.meta_controller.prompt_world import AS_OF, DAY, HOUR, World
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 HOUR_S, DAY_S = 3600, 86_400
 SPANS = {"4h": 4, "24h": 24}
 

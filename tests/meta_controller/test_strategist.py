@@ -27,6 +27,8 @@ from tests.llm_emulator.fixtures import llm_emulator  # noqa: F401
 from tests.llm_emulator.server import MODEL, LlmEmulator
 from tests.meta_controller.test_run_metacontroller import store_market
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 HOUR = timedelta(hours=1)
 KEY = "sk-a-secret-that-must-not-leak"
 CALLS = "SELECT * FROM llm_calls ORDER BY id"
@@ -300,6 +302,7 @@ def test_what_a_model_may_have_read_about_is_marked_and_never_pooled_or_followed
     assert database.fetch("SELECT FROM memory_logs") == []
 
 
+@pytest.mark.usefixtures("own_database")
 def test_the_command_asks_only_where_an_endpoint_is_configured_and_never_about_the_past(
     run: World, database_for: DatabaseFor, settings: Settings, monkeypatch: pytest.MonkeyPatch,
     llm_emulator: LlmEmulator,  # noqa: F811

@@ -22,6 +22,8 @@ from tests.llm_emulator.server import MODEL, LlmEmulator
 from tests.meta_controller import test_strategist
 from tests.meta_controller.test_strategist import CALLS, KEY, LIVE, LLM, World, asking
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 llm_emulator, run = fixtures.llm_emulator, test_strategist.run
 
 
@@ -96,6 +98,7 @@ def test_the_endpoints_own_embedder_is_used_recorded_and_replayed(
     assert again.sha256 == strategist["prompt_sha256"]
 
 
+@pytest.mark.usefixtures("own_database")
 def test_a_key_copied_badly_costs_nothing_but_the_model(
     run: World, database_for: DatabaseFor, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

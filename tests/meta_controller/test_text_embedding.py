@@ -19,6 +19,8 @@ from tests.helpers import NOON, DatabaseFor
 from tests.llm_emulator.fixtures import llm_emulator  # noqa: F401
 from tests.llm_emulator.server import LlmEmulator
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 ENDPOINT = Endpoint("http://127.0.0.1:9/v1", "secret", "some-model")
 CHEAP = LlmModelSettings(input_usd=0.02, output_usd=0.0, knowledge_cutoff=date(2024, 1, 1))
 TEXT = "asset 1 trend up; volatility high; drawdown -0.12"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,7 @@ from shared.rows import FloatArray, IntArray
 
 SHORT, LONG = 4 * 3600, 24 * 3600
 DAYS = 365
+WORLDS = int(os.environ.get("TRUST_WORLDS", "1000"))  # noqa: TID251 (of the tests, not of a job)
 GOOD = Evidence(
     calls=2000, days=300.0, e_better=400.0, e_worse=0.1, p_book=0.97, temperature=1.2, skill=0.02, silent_days=0.5
 )
@@ -73,17 +75,18 @@ def stacked_bets(worlds: list[Scored]) -> Bets:
 
 
 def test_an_llm_that_is_no_better_is_rarely_promoted() -> None:
-    """Ville's inequality in 2,000 worlds of a year, looked at every midnight, for both directions."""
+    """Ville's inequality in worlds of a year, looked at every midnight, for both directions. A thousand show a rate of
+    7 % as too high; ``TRUST_WORLDS=2000`` in the environment makes it the long form (`make test-long`)."""
     rng = np.random.default_rng(11)
     crossed = []
-    for _ in range(10):  # in chunks, for memory
+    for _ in range(WORLDS // 200):  # in chunks, for memory
         short, long = (stacked_bets(world(rng, h, DAYS, 0.5, worlds=200)) for h in (SHORT, LONG))
         for sign in (1.0, -1.0):
             lost = (short.most_lost, long.most_lost) if sign > 0 else (short.most_won, long.most_won)
             midnight = wealth(sign * short.gain, lost[0])[5::6]
             crossed.append(((midnight + wealth(sign * long.gain, lost[1])) / 2.0 >= ENOUGH).any(axis=0))
     better, worse = np.concatenate(crossed[::2]), np.concatenate(crossed[1::2])
-    assert len(better) == 2000
+    assert len(better) == WORLDS
     assert better.mean() <= 0.05
     assert worse.mean() <= 0.05
     assert better.any()  # the test could find something

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.funding import adopt, adopt_managed_capital, pay
+from pipeline.funding import adopt, adopt_managed_capital, pay, release
 from pipeline.operator import create_wallet, main
 from pipeline.wallets import change_limits
 from shared.db import Database, role_url
@@ -18,7 +18,8 @@ from shared.job import JobError, UsageError
 from shared.settings import Settings
 from tests.helpers import NOON, DatabaseFor
 from tests.pipeline.live_wallet import Command, LiveWallet, Undone, borrow, entry, file_text, later, undone
-from tests.shared.spine_rows import own_database
+from tests.shared.spine_rows import insert, own_database
+from tests.shared.spine_rows import rows as spine_rows
 
 CLOSE = """
 SELECT close FROM market_data m JOIN instruments i ON i.id = m.instrument_id
@@ -192,6 +193,97 @@ def test_paper_has_no_account_and_a_live_account_is_paid_at_its_venue(live: Live
         pay(live.cli, NOON, "main", Decimal(1))
     with pytest.raises(UsageError, match="there is no wallet 'x'"):
         pay(live.cli, NOON, "x", Decimal(1))
+
+
+def test_what_is_released_lies_there_unmanaged_again_and_was_worth_its_close(live: LiveWallet) -> None:
+    adopt(live.cli, NOON, "main", "USDT", Decimal(1000))
+    adopt(live.cli, NOON, "main", "AAA", Decimal("1.5"))
+    worth = (Decimal(repr(live.close("AAA/USDT"))) * Decimal("0.4")).quantize(Decimal("1e-8"))
+    assert release(live.cli, NOON, "main", "AAA", Decimal("0.4"), "a gift") == worth
+    assert release(live.cli, NOON, "main", "USDT", Decimal("0.00000001"), "rent") == Decimal("0.00000001")
+    assert live.unmanaged() == {"USDT": Decimal("2000.12345679"), "AAA": Decimal("0.9"), "XYZ": 7}
+    assert live.one("SELECT quantity FROM positions WHERE quantity <> 0") == {"quantity": Decimal("1.1")}
+    assert live.one("SELECT cash FROM equity") == {"cash": Decimal("999.99999999")}
+    flows = live.rows(
+        "SELECT amount, value, managed FROM cash_flows WHERE kind = 'release' AND asset = 'AAA' ORDER BY id"
+    )
+    assert [tuple(flow.values()) for flow in flows] == [
+        (Decimal("0.4"), worth, False), (Decimal("-0.4"), -worth, True),
+    ]  # fmt: skip
+    references = [row["reference"] for row in live.rows("SELECT reference FROM cash_flows WHERE kind = 'release'")]
+    assert any("(a gift)" in reference for reference in references)
+
+
+def test_all_that_is_managed_can_be_released_and_not_one_unit_more(live: LiveWallet) -> None:
+    adopt(live.cli, NOON, "main", "USDT", Decimal(1000))
+    for asset, quantity, told in (
+        ("USDT", "1000.00000001", "1000.00000001 USDT are more than the 1000 that it can release"),
+        ("AAA", "0.1", "0.1 AAA are more than the 0 that it can release"),
+        ("XYZ", "1", "1 XYZ are more than the 0"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            release(live.cli, NOON, "main", asset, Decimal(quantity), "rent")
+    assert live.unmanaged()["USDT"] == Decimal("2000.12345678"), "the refusal left nothing behind"
+    assert release(live.cli, NOON, "main", "USDT", Decimal(1000), "rent", "k") == 1000
+    assert release(live.cli, NOON, "main", "USDT", Decimal(1000), "rent again", "k") is None
+    assert live.one("SELECT equity FROM equity") == {"equity": 0}
+    assert adopt(live.cli, NOON, "main", "USDT", Decimal("3000.12345678")) == Decimal("3000.12345678")
+
+
+@pytest.mark.parametrize(("order", "asset", "free"), [
+    ({"side": "sell", "quantity": "0.7"}, "AAA", "0.8"),
+    ({"side": "buy", "quantity": "1", "reference_price": 100.0, "limit_price": "110"}, "USDT", "889.56"),
+    ({"side": "sell", "quantity": "1.5", "purpose": "protect", "author": "sender", "because": "x", "type": "stop",
+      "stop_price": 1, "limit_price": None, "time_in_force": "gtc", "decision_id": None}, "AAA", "1.5"),
+])  # fmt: skip
+def test_what_orders_under_way_may_take_is_not_released(
+    live: LiveWallet, order: dict[str, object], asset: str, free: str
+) -> None:
+    """What is sold, what a purchase may cost with its fee; a stop shrinks with what it protects."""
+    adopt(live.cli, NOON, "main", "USDT", Decimal(1000))
+    adopt(live.cli, NOON, "main", "AAA", Decimal("1.5"))
+    live.cli.execute("UPDATE wallets SET taker_fee_bps = 40")
+    under_way(live, **order)
+    above = Decimal(free) + Decimal("1e-8")
+    with pytest.raises(UsageError, match=rf"more than the {free} that it can release"):
+        release(live.cli, NOON, "main", asset, above, "rent")
+    release(live.cli, NOON, "main", asset, Decimal(free), "rent")
+
+
+def under_way(live: LiveWallet, **changes: object) -> None:
+    """An order of the wallet that its venue has."""
+    instrument = live.one("SELECT id FROM instruments WHERE symbol = 'AAA/USDT'")["id"]
+    decision = {"wallet_id": live.id, "instrument_id": instrument}
+    insert(live.cli.connection, "decisions", spine_rows(1)["decisions"] | decision)
+    order = spine_rows(1)["orders"] | decision | {
+        "decision_id": live.one("SELECT max(id) AS id FROM decisions")["id"], "mode": "live", "type": "limit",
+        "time_in_force": "ioc", "limit_price": 100,
+    } | changes  # fmt: skip
+    insert(live.cli.connection, "orders", order)
+    insert(live.cli.connection, "approvals", spine_rows(1)["approvals"] | {"order_id": order["id"], "epoch": 1})
+    for event in ("sending", "accepted"):
+        insert(live.cli.connection, "order_events", spine_rows(1)["order_events"] | {
+            "order_id": order["id"], "event": event})  # fmt: skip
+
+
+def test_a_release_is_of_a_live_wallet_and_says_why(live: LiveWallet) -> None:
+    create_wallet(live.cli, live.settings, NOON, "w", "test", ["AAA/USDT"], 100.0)
+    with pytest.raises(UsageError, match="w is a paper wallet and has no account; `make wallet-withdraw`"):
+        release(live.cli, NOON, "w", "USDT", Decimal(1), "rent")
+    with pytest.raises(UsageError, match=r"say why \(REASON=…\)"):
+        release(live.cli, NOON, "main", "USDT", Decimal(1), " ")
+    with pytest.raises(UsageError, match="there is no wallet 'x'"):
+        release(live.cli, NOON, "x", "USDT", Decimal(1), "rent")
+
+
+def test_the_command_line_releases(live: LiveWallet, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    adopt(live.cli, NOON, "main", "USDT", Decimal(1000))
+    words = ("wallet-release", "main", "--asset", "USDT", "--quantity", "100", "--key", "k", "--reason", "rent")
+    assert [command(*words), command(*words)] == [0, 0]
+    assert live.one("SELECT cash FROM equity")["cash"] == 900
+    capsys.readouterr()
+    assert command("wallet-release", "main", "--asset", "USDT") == 2
+    assert "release what? ASSET=… and QTY=…" in capsys.readouterr().err
 
 
 def test_the_command_line_adopts_and_pays(

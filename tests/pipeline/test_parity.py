@@ -1,8 +1,12 @@
-"""One decision path: the jobs, tick by tick, and the backtest of the same span are the same thing."""
+"""One decision path: the jobs, tick by tick, and the backtest of the same span are the same thing.
+
+``PARITY_HOURS=100`` in the environment makes it the long form (`make test-long`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,9 +19,10 @@ from policy.result import BacktestResult
 from shared.clock import to_unix
 from shared.money import to_float
 from shared.settings import Settings
+from tests.pipeline.world import HOURS as TRAINED_HOURS
 from tests.pipeline.world import install_random_policy, make_plan, make_series, prepare, small
 
-HOURS = 100
+HOURS = int(os.environ.get("PARITY_HOURS", "50"))  # noqa: TID251 (of the tests, not of a job)
 DECISIONS = """
 SELECT d.as_of, i.symbol, d.wanted_weight, d.allowed_weight, d.reason, d.price, d.quantity_held, d.equity,
        d.observation_hash
@@ -31,10 +36,12 @@ ORDER BY f.filled_at, f.side DESC, i.symbol
 
 
 @pytest.fixture
-def traded(settings: Settings) -> Iterator[tuple[Databases, BacktestResult]]:
-    """100 hours through the jobs on 5m candles with a policy that keeps trading, then through the backtest."""
+def traded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Databases, BacktestResult]]:
+    """HOURS through the jobs on 5m candles with a policy that keeps trading, then through the backtest."""
     settings = small(settings, "5m")
     plan = make_plan(make_series("5m", HOURS), "5m", HOURS)
+    # No policy is trained: it would be replaced at once.
+    monkeypatch.setattr(demo, "_trained", lambda _databases, kind, *_span: kind == "policy")
     with logged_in(settings) as databases:
         prepare(databases, settings, plan)
         install_random_policy(databases, settings, plan)
@@ -51,7 +58,7 @@ def test_jobs_and_backtest_make_identical_decisions_and_fills(traded: tuple[Data
     assert stored == list(_simulated_decisions(stored, result))
 
     fills = databases["cli"].fetch(FILLS)
-    assert len(fills) > 50, "a test of parity needs trades"
+    assert len(fills) > HOURS / 2, "a test of parity needs trades"
     assert {fill["side"] for fill in fills} == {"buy", "sell"}
     assert [_as_floats(fill) for fill in fills] == sorted(_simulated_fills(result), key=_order)
 
@@ -92,12 +99,9 @@ def _order(fill: tuple[Any, ...]) -> tuple[Any, ...]:
     return fill[0], fill[2] == "buy", fill[1]
 
 
-def test_a_second_replay_of_the_same_ticks_writes_nothing_new(
-    settings: Settings,
-) -> None:
-    settings = small(settings, "1h")
-    hours = 12
-    plan = make_plan(make_series("1h", hours), "1h", hours)
+def test_a_second_replay_of_the_same_ticks_writes_nothing_new(trained_settings: Callable[[], Settings]) -> None:
+    settings, hours = trained_settings(), 12
+    plan = make_plan(make_series("1h", TRAINED_HOURS), "1h", hours)
     tables = (
         "market_data",
         "embeddings",
@@ -109,8 +113,7 @@ def test_a_second_replay_of_the_same_ticks_writes_nothing_new(
         "fills",
     )
     with logged_in(settings) as databases:
-        prepare(databases, settings, plan)
-        install_random_policy(databases, settings, plan)
+        install_random_policy(databases, settings, plan, seed=7)  # one that trades in these hours
         replay(plan.train_to, plan.end, databases, settings, plan.exchange)
 
         def rows() -> dict[str, list[dict[str, Any]]]:
@@ -118,16 +121,17 @@ def test_a_second_replay_of_the_same_ticks_writes_nothing_new(
             return {t: cli.fetch(f"SELECT (to_jsonb(t) - 'state')::text AS row FROM {t} t ORDER BY 1") for t in tables}  # type: ignore[arg-type]
 
         before = rows()
-        assert before["order_events"]
+        assert before["fills"]
         replay(plan.train_to, plan.end, databases, settings, plan.exchange)
         assert rows() == before
 
 
-def test_a_backtest_of_what_the_model_was_trained_on_is_refused_or_marked(settings: Settings) -> None:
-    settings = small(settings, "1h")
-    plan = make_plan(make_series("1h", 24), "1h", 24)
+def test_a_backtest_of_what_the_model_was_trained_on_is_refused_or_marked(
+    trained_settings: Callable[[], Settings],
+) -> None:
+    settings = trained_settings()
+    plan = make_plan(make_series("1h", TRAINED_HOURS), "1h", TRAINED_HOURS)
     with logged_in(settings) as databases:
-        prepare(databases, settings, plan)
         demo.backfill.run_once(demo.ReplayClock(plan.end), databases["candles"], settings, plan.exchange)
         database = databases["policy"]
         wallet = backtest.find_wallet(database, plan.end, None)

@@ -71,10 +71,12 @@ def stopped_by_risk(database: Database, name: str) -> None:
     [(["pause"], "pause"), (["kill"], "kill"), (["kill", "--flatten"], "flatten"), (["halt"], "halt")],
 )
 def test_a_stop_is_a_file_and_a_row(
-    database: Database, command: Command, tmp_path: Path, words: list[str], mandate: str
-) -> None:
+    database: Database, command: Command, tmp_path: Path, words: list[str], mandate: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     assert command(words[0], "a", *words[1:], "--reason", "the venue is down") == 0
     assert (file_mandate(tmp_path, "a"), file_mandate(tmp_path, "b")) == (mandate, None)
+    assert f"{mandate} for a: " in capsys.readouterr().out
     assert mandates(database) == {"a": mandate, "b": "trade", "new": "pause"}
     assert tuple(database.fetch(COMMANDS)[-1].values()) == ("a", mandate, "the venue is down", operator_name())
 
@@ -105,9 +107,10 @@ def test_a_wallet_that_is_not_there_leaves_no_file_unless_it_had_one(
     database: Database, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("kill", "mian") == 2
-    told = capsys.readouterr().err
-    assert "there is no wallet 'mian'" in told
-    assert "stands" not in told
+    told = capsys.readouterr()
+    assert "there is no wallet 'mian'" in told.err
+    assert "stands" not in told.err
+    assert told.out == "", "nothing is said to be stopped"
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "KILL.mian").touch()
     assert command("kill", "mian") == 2

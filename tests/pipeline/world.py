@@ -25,6 +25,7 @@ SYMBOLS = ("AAA/USDT", "BBB/USDT")
 START = datetime(2024, 3, 1, tzinfo=UTC)
 ENCODER_LEARNT = timedelta(days=18)  # a window alone is 12 days
 POLICY_LEARNT = timedelta(days=11)  # begins a day later
+HOURS = 16  # that are traded by who copies the trained world
 TRADES_FROM = START + ENCODER_LEARNT + timedelta(days=1) + POLICY_LEARNT
 
 

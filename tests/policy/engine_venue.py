@@ -67,7 +67,7 @@ class EngineVenue:
     def __init__(self, engine: Engine, market: Market, take_nonce: TakeNonce, *, amend: bool = True) -> None:
         self._engine, self._market, self._take_nonce = engine, market, take_nonce
         self.capabilities = TradingCapabilities(
-            deadline=True, amend=amend, native_oco=False, post_only=True, tells_rights=True, has_ledger=True,
+            deadline=True, amend=amend,
             order_types=("market", "limit", "stop", "take_profit", "trailing_stop"),
         )  # fmt: skip
         self.trouble: Callable[[str, int], Trouble] = lambda _kind, _nth: "none"

@@ -24,6 +24,7 @@ from shared.wallets_file import WalletEntry, WalletLimits
 from tests.exchange_emulator.clock import VirtualClock
 from tests.exchange_emulator.engine import Engine
 from tests.exchange_emulator.market import Market
+from tests.exchange_emulator.records import VenueName
 from tests.helpers import DatabaseFor
 from tests.policy.engine_venue import ACCOUNT, KEY, EngineClock, EngineVenue
 from tests.shared.spine_rows import insert
@@ -45,6 +46,7 @@ class LiveWorld:
     settings: Settings
     managed: Decimal | str | None = "all"
     amend: bool = True
+    venue: VenueName = "kraken"
     clock: VirtualClock = field(init=False)
     market: Market = field(init=False)
     engine: Engine = field(init=False)
@@ -55,10 +57,8 @@ class LiveWorld:
     _intents: int = 0
 
     def __post_init__(self) -> None:
-        self.clock = VirtualClock(START)
-        self.market = Market(SYMBOLS, seed=7)
-        self.engine = Engine(self.market, self.clock.now, lambda _venue, symbol: self.market.rules(symbol))
-        self.engine.accounts.open(ACCOUNT)
+        self._begin()
+        self.engine.accounts.open(ACCOUNT, self.venue)
         self.engine.accounts.add_key(ACCOUNT, KEY, "c2VjcmV0")
         self.engine.accounts.deposit(ACCOUNT, "USD", CAPITAL)
         self.clock.advance(60)
@@ -66,14 +66,14 @@ class LiveWorld:
         self.instruments = {}
         for symbol in SYMBOLS:
             rules = self.market.rules(symbol)
-            row = {"venue": "kraken", "symbol": symbol, "base_timeframe_s": FIVE, "tick_size": rules.tick_size,
+            row = {"venue": self.venue, "symbol": symbol, "base_timeframe_s": FIVE, "tick_size": rules.tick_size,
                    "lot_size": rules.lot_size, "min_notional": rules.min_notional, "provenance": "simulated",
                    "recorded_at": self.now}  # fmt: skip
             insert(candles.connection, "instruments", row)
             found = candles.fetch_one("SELECT id FROM instruments WHERE symbol = %(s)s", {"s": symbol})
             assert found is not None
             self.instruments[symbol] = found["id"]
-        wallet = {"name": WALLET, "venue": "kraken", "mode": "live", "quote": "USD", "track": "live",
+        wallet = {"name": WALLET, "venue": self.venue, "mode": "live", "quote": "USD", "track": "live",
                   "taker_fee_bps": 40, "slippage_bps": 5, "impact": 1, "recorded_at": self.now}  # fmt: skip
         insert(cli.connection, "wallets", wallet)
         self.wallet_id = self.one("SELECT id FROM wallets")["id"]
@@ -85,6 +85,11 @@ class LiveWorld:
         insert(cli.connection, "live_grants", grant)
         self.command("resume")
         self.close_candles()
+
+    def _begin(self) -> None:
+        self.clock = VirtualClock(START)
+        self.market = Market(SYMBOLS, seed=7)
+        self.engine = Engine(self.market, self.clock.now, lambda _venue, symbol: self.market.rules(symbol))
 
     # --- time and market ---
 
@@ -178,11 +183,13 @@ class LiveWorld:
         venue = EngineVenue(self.engine, self.market, take_nonce, amend=self.amend)
         self.prepare(venue)
         self.venues.append(venue)
-        named = {"name": WALLET, "venue": "kraken", "symbols": list(SYMBOLS), "key_env": "KEY", "secret_env": "SECRET",
-                 "limits": WalletLimits(max_order_notional=BIG)}  # fmt: skip
+        return venue, self._entry()
+
+    def _entry(self) -> WalletEntry:
+        named = {"name": WALLET, "venue": self.venue, "symbols": list(SYMBOLS), "key_env": "KEY",
+                 "secret_env": "SECRET", "limits": WalletLimits(max_order_notional=BIG)}  # fmt: skip
         own = {} if self.managed is None else {"managed_capital": self.managed}
-        entry = WalletEntry.model_validate(named | own)
-        return venue, entry
+        return WalletEntry.model_validate(named | own)
 
     # --- reading ---
 

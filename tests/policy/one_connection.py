@@ -6,13 +6,17 @@ here: two senders on it are what they are when the database has lost sight of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString
 
-from shared.db import Connection, Database, Params, connect
+from shared.db import Connection, Database, Params, Row, connect
 
 SWEPT_AFTER = 25  # examples
+FROM_THE_START = """
+SELECT setval(format('%I.%I', schemaname, sequencename)::regclass, start_value, false)
+FROM pg_sequences WHERE last_value IS NOT NULL
+"""
 
 
 class OneConnection:
@@ -20,6 +24,7 @@ class OneConnection:
 
     def __init__(self, connection: Connection) -> None:
         self.raw = connection
+        self.depth = 0  # of the transactions that were asked for
         self.careful = False  # a statement that fails takes back itself alone, as it does outside a transaction
         self._role: str | None = None
         self._examples = 0
@@ -45,6 +50,7 @@ class OneConnection:
         finally:
             self.raw.execute("RESET SESSION AUTHORIZATION")
             self.raw.execute("SELECT pg_advisory_unlock_all()")
+            self.raw.execute(FROM_THE_START)  # no rollback takes back a number
             self.careful = False
             self.forget()
             self._examples += 1
@@ -63,6 +69,15 @@ class _AsRole(Database):
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
+        self._shared.depth += 1
+        try:
+            with self._taken_back_alone():
+                yield
+        finally:
+            self._shared.depth -= 1
+
+    @contextmanager
+    def _taken_back_alone(self) -> Iterator[None]:
         try:
             with self.connection.transaction():
                 yield
@@ -87,8 +102,16 @@ class _AsRole(Database):
         if not self._shared.careful:
             yield
             return
-        with self.transaction():
+        with self._taken_back_alone():
             yield
+
+    def execute_many(self, query: LiteralString, rows: Sequence[Params]) -> int:
+        with self._alone():
+            return super().execute_many(query, rows)
+
+    def fetch_rows(self, row: type[Row], query: LiteralString, params: Params | None = None) -> list[Row]:
+        with self._alone():
+            return super().fetch_rows(row, query, params)
 
     def close(self) -> None:
         """It stays open for the next one."""

@@ -102,7 +102,7 @@ class PaperMarket:
             "wallet_id": wallet, "instrument_id": instrument, "as_of": not_before - DELAY, "source": str(id_),
             "wanted_weight": 0, "allowed_weight": 0, "baseline_weight": 0, "contributions": Json({}),
             "clamps": Json([]), "reason": "", "price": price, "quantity_held": 0, "cash": 0, "equity": 0, "units": 1,
-            "recorded_at": not_before, **dict.fromkeys(SAID_BY_A_MODEL), "policy_config_id": None,
+            "paid_in": None, "recorded_at": not_before, **dict.fromkeys(SAID_BY_A_MODEL), "policy_config_id": None,
         }  # fmt: skip
         row = policy.fetch_one(queries["insert_decision"], decided)
         assert row is not None

@@ -119,6 +119,7 @@ def make_context(weights: Sequence[float], rules: dict[str, float] | None = None
         confidence=np.ones(n), atr=np.full(n, np.nan), correlation=np.full((n, n), np.nan), tail=np.full(n, 1.0),
         daily=returns, day_row=len(returns) - 1, day_stride=1, column=np.arange(n), losses=np.zeros(WORST_DAYS),
         stopped_out=np.zeros(n, dtype=bool), since_fill_s=np.full(n, np.inf), age_s=np.zeros(n),
+        symbol_caps=np.ones(n),
     )  # fmt: skip
     return free._replace(**changes)
 
@@ -207,7 +208,7 @@ def risk_contexts(draw: st.DrawFn, n: int) -> RiskContext:
         rules, draw(st.floats(-0.5, 1.0)), draw(columns(SHARES, n)), past.ranges(rules), past.correlations(rules),
         past.tails(rules), past.closes.daily, past.row, past.closes.stride, np.arange(n), np.zeros(WORST_DAYS),
     ]  # fmt: skip
-    traded: list[Any] = [draw(flags(n)), draw(columns(TIMES, n)), draw(columns(TIMES, n))]
+    traded: list[Any] = [draw(flags(n)), draw(columns(TIMES, n)), draw(columns(TIMES, n)), draw(columns(SHARES, n))]
     return RiskContext(*bounds, *state, *of_each, *known, *traded)
 
 

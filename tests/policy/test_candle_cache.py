@@ -15,6 +15,8 @@ from shared.market_data import read_candles
 from shared.rows import CANDLE_FIELDS, Candles
 from tests.helpers import NOON, DatabaseFor, random_candles, store_candles
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 HOUR_S = 3600
 WINDOW = 40 * HOUR_S
 REVISE = """

@@ -106,6 +106,22 @@ def test_what_never_reached_the_engine_or_was_refused_by_it_is_rejected(venue: S
     assert venue.count(ORDER) == 1
 
 
+@pytest.mark.parametrize(
+    ("code", "words", "rule"),
+    [(-1013, "Filter failure: PRICE_FILTER", "tick size"), (-1013, "Filter failure: NOTIONAL", "minimum notional"),
+     (-1013, "Filter failure: MIN_NOTIONAL", "minimum notional"),
+     (-1013, "Filter failure: LOT_SIZE", "lot size or minimum quantity"),
+     (-1013, "Filter failure: MARKET_LOT_SIZE", "lot size or minimum quantity"),
+     (-1111, "Parameter 'quantity' has too much precision.", "tick size or lot size"),
+     (-1013, "Filter failure: MAX_NUM_ORDERS", ""), (-2010, "Filter failure: LOT_SIZE", "")],
+)  # fmt: skip
+def test_the_filter_that_refused_an_order_is_told(venue: ScriptedVenue, code: int, words: str, rule: str) -> None:
+    venue.say(ORDER, error(code, words))
+    placed = trading(venue).place(new_order(), 1)
+    assert isinstance(placed, Rejected)
+    assert placed.rule == rule
+
+
 @pytest.mark.parametrize("status", [429, 418])
 def test_too_many_requests_in_the_venues_own_words_are_a_refusal(venue: ScriptedVenue, status: int) -> None:
     venue.say(ORDER, error(-1003, "Too much request weight used.", status))

@@ -15,6 +15,8 @@ from tests.helpers import NOON, DatabaseFor
 from tests.policy.paper_world import HOUR, MINUTE, A, PaperMarket, at, candles
 from tests.shared.spine_rows import insert
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 D = Decimal
 ENDS = D("0.00000001")
 

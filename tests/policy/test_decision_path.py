@@ -243,7 +243,7 @@ def test_the_compiled_path_decides_the_same_bit_for_bit(situation: Situation) ->
     assert wanted.tobytes() == plain.tobytes()
     assert wanted.tolist() == decision.wanted.tolist()  # 0.0 where the blend has turned a -0.0 round
     allowed = decision.wanted.copy()
-    compiled_path.limit(allowed, risk_context(view, state))
+    compiled_path.limit(allowed, risk_context(view, state, residual))
     assert allowed.tobytes() == decision.allowed.tobytes()
     quantity, reason = np.zeros(n), np.zeros(n, dtype=np.int64)
     compiled_path.plan_orders(

@@ -29,6 +29,8 @@ from tests.policy.paper_world import (
     install_scripted_policy,
 )
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 
 @pytest.mark.parametrize(("paid", "falls_to", "drawdown"), [("5000", 70.0, 0.0375), ("-5000", 100.0, 0.0)])
 def test_a_payment_moves_no_drawdown(

@@ -15,6 +15,8 @@ from tests.helpers import DatabaseFor
 from tests.policy.engine_venue import ACCOUNT, KEY, EngineVenue, Trouble
 from tests.policy.live_world import LiveWorld, check
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 HALF = Decimal("0.5")
 
 
@@ -80,6 +82,7 @@ def resting_buy(world: LiveWorld) -> Decimal:
 
 @pytest.mark.parametrize("death", ["killed", "disconnected"])
 @pytest.mark.parametrize(("point", "taken"), [("send.before_request", False), ("send.after_request", True)])
+@pytest.mark.usefixtures("own_database")
 def test_ended_around_its_request_an_order_is_looked_for_and_not_sent_again(
     world: LiveWorld, at_point: Callable[[str, Callable[[], None]], None], point: str, taken: bool, death: str
 ) -> None:
@@ -151,6 +154,7 @@ def test_when_the_venue_cancels_everything_the_stops_are_the_first_thing_that_is
     check(world)
 
 
+@pytest.mark.usefixtures("own_database")
 def test_a_sender_that_wakes_up_after_another_has_taken_over_is_refused_by_the_venue(
     world: LiveWorld, at_point: Callable[[str, Callable[[], None]], None]
 ) -> None:
@@ -173,6 +177,7 @@ def test_a_sender_that_wakes_up_after_another_has_taken_over_is_refused_by_the_v
     check(world)
 
 
+@pytest.mark.usefixtures("own_database")
 def test_what_cannot_be_written_down_is_not_sent(world: LiveWorld, settings: Settings) -> None:
     """A database that only reads, or whose disk is full: stops stay, and the next pass finds what changed."""
     world.intend("buy", "0.5")

@@ -15,6 +15,8 @@ from shared.settings import Settings
 from tests.helpers import NOON, DatabaseFor
 from tests.policy.paper_world import CALM, HOUR, HOUR_S, A, PaperMarket, candles, insert_config, insert_state
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 MINUTE = timedelta(minutes=1)
 
 

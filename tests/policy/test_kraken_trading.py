@@ -147,6 +147,8 @@ REJECTED = [
     "EService:Market in cancel_only mode", "EService:Market in post_only mode", "EService: Throttled: 1750000031",
     "EService:Throttled: 1750000031",
 ]  # fmt: skip
+RULES = {"EOrder:Order minimum not met": "minimum quantity", "EOrder:Cost minimum not met": "minimum notional",
+         "EOrder:Tick size check failed": "tick size", "EOrder:Invalid price": "tick size"}  # fmt: skip
 FATAL = ["EAPI:Invalid key", "EAPI:Invalid signature", "EGeneral:Permission denied"]
 UNKNOWN = [
     "EService:Unavailable", "EService:Busy", "EService:Timeout", "EService:Deadline elapsed",
@@ -166,6 +168,7 @@ def test_an_error_rejects_an_order_only_if_it_is_a_definite_one(
     assert getattr(outcome, "fatal", False) == (error in FATAL)
     assert not isinstance(outcome, Accepted)
     assert error in outcome.reason
+    assert getattr(outcome, "rule", "") == RULES.get(error, "")
     assert len(fake.sent) == 1
 
 

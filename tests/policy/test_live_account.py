@@ -18,6 +18,8 @@ from tests.policy.engine_venue import ACCOUNT, EngineVenue
 from tests.policy.live_world import LiveWorld, acting_calls, check
 from tests.policy.test_live_sender import troubles
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 
 @pytest.fixture
 def world(database_for: DatabaseFor, settings: Settings) -> LiveWorld:

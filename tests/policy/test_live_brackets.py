@@ -19,6 +19,8 @@ from tests.helpers import DatabaseFor
 from tests.policy.engine_venue import ACCOUNT, EngineVenue, Trouble
 from tests.policy.live_world import FIVE, LiveWorld, check
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 BTC = "BTC/USD"
 TICK = Decimal("0.01")
 ONE, BELOW = Decimal(1), Decimal("0.9995")  # BELOW: more than the spread

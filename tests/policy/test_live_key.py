@@ -14,6 +14,8 @@ from tests.helpers import DatabaseFor
 from tests.policy.engine_venue import KEY, EngineVenue
 from tests.policy.live_world import LiveWorld, acting_calls, check
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 HOUR = 3600.0
 
 
@@ -103,6 +105,7 @@ def test_the_deadline_of_an_order_is_by_the_venues_clock(world: LiveWorld) -> No
         assert deadline - world.clock.now() == pytest.approx(8.0, abs=1.0)
 
 
+@pytest.mark.usefixtures("own_database")
 def test_a_second_sender_finds_the_wallet_taken_and_leaves_it_alone(world: LiveWorld, settings: Settings) -> None:
     live = world.live_wallets()
     world.send(live)

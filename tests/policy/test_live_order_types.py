@@ -14,6 +14,8 @@ from tests.helpers import DatabaseFor
 from tests.policy.engine_venue import ACCOUNT
 from tests.policy.live_world import LiveWorld, check
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 TICK = Decimal("0.01")
 LIVE = {"mode": "live", "name": "main"}
 

@@ -12,6 +12,8 @@ from tests.helpers import DatabaseFor
 from tests.policy.engine_venue import ACCOUNT, EngineVenue, Trouble
 from tests.policy.live_world import CAPITAL, LiveWorld, check
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 
 @pytest.fixture
 def world(database_for: DatabaseFor, settings: Settings) -> LiveWorld:

@@ -15,6 +15,8 @@ from tests.helpers import DatabaseFor
 from tests.policy.engine_venue import ACCOUNT
 from tests.policy.live_world import LiveWorld, acting_calls, check
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 NEVER = 10**6
 STOPPED = ("pause", "kill", "flatten", "halt")
 

@@ -19,6 +19,8 @@ from tests.policy.live_world import CAPITAL, LiveWorld, check
 from tests.policy.test_live_account import entry_is_refused
 from tests.policy.test_live_sender import troubles
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 HOUR = 3600.0
 
 

@@ -11,6 +11,8 @@ from shared.settings import Settings
 from tests.helpers import DatabaseFor
 from tests.policy.paper_world import DECISIONS, A, B, PaperMarket, at, install_scripted_policy, prepare, store_flat
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 STOPS = "SELECT rule, because FROM risk_events WHERE kind = 'stop'"
 
 

@@ -19,6 +19,8 @@ from shared.settings import Settings
 from tests.helpers import NOON, DatabaseFor, random_candles
 from tests.policy.paper_world import DELAY, FIVE, MINUTE, A, B, PaperMarket, candles
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 BARS = 60
 STEP = timedelta(seconds=FIVE)
 END = to_unix(NOON) + BARS * FIVE

@@ -10,6 +10,8 @@ from shared.settings import Settings
 from tests.helpers import NOON, DatabaseFor
 from tests.policy.paper_world import FIVE, MINUTE, A, B, PaperMarket, at, candles
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 
 @pytest.fixture
 def market(database_for: DatabaseFor, settings: Settings) -> PaperMarket:

@@ -17,6 +17,8 @@ from tests.helpers import NOON, DatabaseFor
 from tests.policy.small_policy import REACH, save_small_policy, small_policy
 from tests.shared.spine_rows import insert
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 HOUR = 3600
 ENCODER_KNOWN = NOON - timedelta(days=60)
 

@@ -16,6 +16,8 @@ from shared.rows import Instrument
 from tests.helpers import NOON, DatabaseFor
 from tests.shared.spine_rows import insert, rows
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 
 

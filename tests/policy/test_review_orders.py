@@ -18,6 +18,8 @@ from tests.helpers import DatabaseFor
 from tests.policy.engine_venue import ACCOUNT, EngineVenue
 from tests.policy.live_world import LiveWorld, check
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 DAY_S = 86_400.0
 
 

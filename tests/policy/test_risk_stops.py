@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policy.risk.context import DEFAULTS, NO_LIMITS, OperatorLimits, RiskContext
+from policy.risk.context import DEFAULTS, NO_LIMITS, VAR_DAYS, VAR_MIN_DAYS, OperatorLimits, RiskContext
 from policy.risk.emergency import Stop, triggers
 from policy.risk_report import kupiec, kupiec_of, risk_of
 from tests.policy.synthetic import make_context
@@ -153,10 +153,33 @@ def test_kupiec_refuses_too_many_and_too_few() -> None:
             kupiec(days, exceptions)
 
 
-def test_only_days_with_a_forecast_count_and_only_larger_losses_are_exceptions() -> None:
-    forecasts = np.array([0.02, 0.02, np.nan, 0.02, 0.02])
-    returns = np.array([-0.02, -0.0201, -0.5, 0.03, np.nan])
-    found = kupiec_of(forecasts, returns)
-    assert (found.days, found.exceptions) == (3, 1)
-    with pytest.raises(ValueError, match="0 exceptions in 0 days"):
-        kupiec_of(forecasts[2:3], returns[2:3])
+def test_a_day_is_held_against_what_was_said_before_it_and_only_a_larger_loss_is_an_exception() -> None:
+    quiet = np.tile([-0.02, 0.01, 0.01], 20)  # of VAR_MIN_DAYS: value at risk is 0.02
+    for day, exceptions in ((-0.02, 0), (-0.0201, 1), (0.5, 0)):
+        found = kupiec_of(np.append(quiet, day))
+        assert found is not None
+        assert (found.days, found.exceptions) == (1, exceptions)
+    assert kupiec_of(quiet) is None
+    loss_itself = np.append(quiet, [-0.5, -0.02])  # no day is in what was said before it; one of 61 is beyond 5 %
+    found = kupiec_of(loss_itself)
+    assert found is not None
+    assert (found.days, found.exceptions) == (2, 1)
+
+
+def test_value_at_risk_looks_back_no_further_than_its_days() -> None:
+    wild, calm = np.tile([-0.5, 0.5], VAR_DAYS // 2), np.tile([-0.01, 0.01], VAR_DAYS // 2)
+    found = kupiec_of(np.concatenate([wild, calm, [-0.02]]))
+    assert found is not None
+    assert found.exceptions == 1
+
+
+@pytest.mark.parametrize(("days", "refused"), [(1.0, False), (3.0, True)])
+def test_value_at_risk_of_steady_markets_passes_kupiecs_test_and_of_turning_ones_does_not(
+    days: float, refused: bool
+) -> None:
+    """Student's t with 4 degrees of freedom; ``days``: by how much the days grow wilder each year."""
+    returns = 0.01 * np.random.default_rng(7).standard_t(4, 1_000) * days ** (np.arange(1_000) // 250)
+    found = kupiec_of(returns)
+    assert found is not None
+    assert found.days == 1_000 - VAR_MIN_DAYS
+    assert found.refused == refused

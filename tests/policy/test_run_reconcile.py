@@ -13,6 +13,8 @@ from tests.helpers import DatabaseFor
 from tests.policy.engine_venue import ACCOUNT, EngineClock
 from tests.policy.live_world import LiveWorld
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 
 @pytest.fixture
 def world(database_for: DatabaseFor, settings: Settings) -> LiveWorld:

@@ -40,6 +40,8 @@ from tests.policy.paper_world import (
     store_flat,
 )
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 ONE = timedelta(hours=1)
 LOT, TICK = Decimal("0.00001"), Decimal("0.01")
 FEE, SLIP = Decimal("0.0040"), Decimal("0.0005")
@@ -317,6 +319,7 @@ def test_a_failure_while_writing_leaves_no_decision_and_no_order(
     assert market.trade(at("13:03")).result == {"decisions": 2, "orders": 1}
 
 
+@pytest.mark.usefixtures("own_database")
 def test_a_second_trader_at_the_same_time_says_so_and_leaves(
     market: PaperMarket, wanting: list[int], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

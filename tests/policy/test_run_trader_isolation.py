@@ -30,6 +30,8 @@ from tests.policy.paper_world import (
     store_flat,
 )
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 
 @pytest.fixture
 def market(database_for: DatabaseFor, settings: Settings) -> PaperMarket:

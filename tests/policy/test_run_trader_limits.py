@@ -38,6 +38,8 @@ from tests.policy.paper_world import (
     store_flat,
 )
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 LONG = timedelta(days=3)
 
 
@@ -260,6 +262,7 @@ def steer(market: PaperMarket, policy: ScriptedPolicy, instruments: list[int], s
             insert_state(market, moment, horizon_s)
 
 
+@pytest.mark.usefixtures("own_database")
 def test_after_too_large_a_loss_nothing_is_entered_until_the_next_midnight(
     market: PaperMarket, policy: ScriptedPolicy
 ) -> None:
@@ -304,6 +307,7 @@ def test_what_was_lost_before_midnight_is_not_todays_loss(market: PaperMarket, p
     assert decided(market, "24:00")[B]["rules"] == []
 
 
+@pytest.mark.usefixtures("own_database")
 def test_too_far_below_the_peak_it_goes_into_cash_and_stays_there_until_resumed(
     market: PaperMarket, policy: ScriptedPolicy
 ) -> None:

@@ -20,6 +20,8 @@ from shared.simulation import kernel
 from tests.helpers import NOON, DatabaseFor, random_candles
 from tests.policy.paper_world import EVENTS, FIVE, HOUR, MINUTE, A, B, PaperMarket, at, candles, opened
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 OPENS = [100 + 0.25 * n for n in range(36)]  # 12:00, 12:05, … 14:55
 BEFORE = candles(NOON - 10 * MINUTE, FIVE, [100.0, 100.0])
 

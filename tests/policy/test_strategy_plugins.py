@@ -28,6 +28,8 @@ from tests.policy.paper_world import (
     store_flat,
 )
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 
 def falling(view: View, residual: Residual | None) -> FloatArray | None:
     """A tenth of whatever sinks."""

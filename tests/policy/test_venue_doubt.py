@@ -23,6 +23,8 @@ from tests.policy.paper_world import (
     store_flat,
 )
 
+pytestmark = pytest.mark.usefixtures("rolled_back")
+
 UNSEEN = "nobody has looked at test and its clock since"
 DECIDED_AT = at("13:00") + DELAY
 INSERT_CHECK = """

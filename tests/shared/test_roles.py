@@ -212,6 +212,15 @@ def test_rows_of_another_layer_are_refused(world: World, role: str) -> None:
             insert(connection, "models", foreign)
 
 
+@pytest.mark.parametrize("kind", ["adoption", "release"])
+def test_only_the_operator_says_what_is_managed(world: World, kind: str) -> None:
+    row = next_row("cash_flows", "sender") | {"kind": kind}  # of a live wallet
+    with world("cli").connection.transaction(force_rollback=True):
+        assert insert(world("cli").connection, "cash_flows", row) == 1
+    with pytest.raises(InsufficientPrivilege, match="row-level security"):
+        insert(world("sender").connection, "cash_flows", row)
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_an_update_never_reaches_the_rows_of_another_layer(world: World, role: str) -> None:
     connection = world(role).connection

@@ -34,6 +34,15 @@ BEFORE_ENGINE = {
 MALFORMED = range(-1199, -1099)  # 11xx: what is wrong with the request itself
 UNKNOWN_ORDER = "Unknown order sent."  # of -2011: the only refusal of a cancellation that says that there is nothing
 DUPLICATE = "Duplicate order sent."  # of -2010: an open order has this client id, maybe this very one
+# Of refusals by filters (-1013) and by too many digits (-1111): which of the market's rules for orders was broken.
+FILTERS, TOO_PRECISE = -1013, -1111
+RULES = {
+    "LOT_SIZE": "lot size or minimum quantity",
+    "MARKET_LOT_SIZE": "lot size or minimum quantity",
+    "MIN_NOTIONAL": "minimum notional",
+    "NOTIONAL": "minimum notional",
+    "PRICE_FILTER": "tick size",
+}
 DISABLED = ("This action is disabled on this account.", "This account may not place or cancel orders.")
 
 
@@ -132,4 +141,11 @@ def _is_fatal(code: int, words: str) -> bool:
 
 def _rejected(answer: Answer, code: int, words: str) -> Rejected:
     meaning = FATAL.get(code) or BEFORE_ENGINE.get(code) or "refused"
-    return Rejected(f"{meaning} ({answer.excerpt})", fatal=_is_fatal(code, words))
+    return Rejected(f"{meaning} ({answer.excerpt})", fatal=_is_fatal(code, words), rule=_rule(code, words))
+
+
+def _rule(code: int, words: str) -> str:
+    """Of "Filter failure: LOT_SIZE"; empty where no rule of the market was broken."""
+    if code == TOO_PRECISE:
+        return "tick size or lot size"
+    return RULES.get(words.rpartition(" ")[2], "") if code == FILTERS else ""

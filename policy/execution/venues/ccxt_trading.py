@@ -53,11 +53,7 @@ LENT = "LD"  # before an asset's name
 CAPABILITIES = TradingCapabilities(
     deadline=True,
     amend=False,  # it can only make an order smaller; cancel, then place anew
-    native_oco=False,  # it has them, but one leg rests and the other waits in the entry's row (decision 034)
     order_types=("market", "limit", "stop", "take_profit", "trailing_stop"),
-    post_only=True,
-    tells_rights=True,
-    has_ledger=True,
 )
 ADDRESSES = ("public", "private", "sapi")  # of ccxt's; the others are never to be reached
 OPTIONS = {"fetchCurrencies": False, "fetchMarkets": {"types": ["spot"]}, "maxRetriesOnFailure": 0}

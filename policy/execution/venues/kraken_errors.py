@@ -38,6 +38,13 @@ DEFINITE = (
     "EService:Market in post_only mode",
     "EService:Throttled",
 )
+# Of the definite ones: which of the market's rules for orders was broken.
+RULES = {
+    "EOrder:Cost minimum not met": "minimum notional",
+    "EOrder:Invalid price": "tick size",
+    "EOrder:Order minimum not met": "minimum quantity",
+    "EOrder:Tick size check failed": "tick size",
+}
 CLIENT_ID = "cl_ord_id"
 NO_SUCH_ORDER = ("EOrder:Unknown order", "EOrder:Invalid order")
 
@@ -100,7 +107,8 @@ def refusal(method: str, errors: Sequence[str]) -> Rejected | Unknown:
     an order of this id is in the book already."""
     told = f"kraken {method}: {excerpt(', '.join(errors))}"
     definite = all(_is(error, DEFINITE) and CLIENT_ID not in error for error in errors)
-    return Rejected(told, is_fatal(errors)) if definite else Unknown(told)
+    rules = [rule for error in errors for words, rule in RULES.items() if _is(error, (words,))]
+    return Rejected(told, is_fatal(errors), ", ".join(rules)) if definite else Unknown(told)
 
 
 def _is(error: str, words: Sequence[str]) -> bool:

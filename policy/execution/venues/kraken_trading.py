@@ -73,11 +73,7 @@ class KrakenTrading:
     capabilities = TradingCapabilities(
         deadline=True,
         amend=True,
-        native_oco=False,
         order_types=("market", "limit", "stop", "take_profit", "trailing_stop"),
-        post_only=True,
-        tells_rights=True,
-        has_ledger=True,
     )
 
     def __init__(

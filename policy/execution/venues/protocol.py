@@ -40,11 +40,7 @@ class TradingCapabilities:
 
     deadline: bool  # an order can name the moment by which it must reach the matching engine
     amend: bool  # size and trigger of a resting order can be changed in place
-    native_oco: bool
     order_types: tuple[OrderType, ...]
-    post_only: bool
-    tells_rights: bool  # of a key: whether it may withdraw
-    has_ledger: bool  # deposits and withdrawals can be asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +69,12 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Certainly not in the book. ``fatal``: no order will pass until somebody looks (a bad key, a lost right)."""
+    """Certainly not in the book. ``fatal``: no order will pass until somebody looks (a bad key, a lost right).
+    ``rule``: which of its rules for orders the venue says was broken (its tick size, …); empty: none."""
 
     reason: str
     fatal: bool = False
+    rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +220,7 @@ class TradingVenue(Protocol):
         ...
 
     def ledger(self, since: float) -> Sequence[LedgerEntry]:
-        """All movements at or after ``since``, trades included, all pages, oldest first; empty without has_ledger."""
+        """All movements at or after ``since``, trades included, all pages, oldest first."""
         ...
 
     def balances(self) -> dict[str, Balance]:
