@@ -83,7 +83,7 @@ def database_maker(home: Path, template: str = TEMPLATE) -> Iterator[Callable[[]
 
     def make() -> Settings:
         name = f"test_{uuid.uuid4().hex[:16]}"
-        create = sql.SQL("CREATE DATABASE {} OWNER sextant TEMPLATE {}")
+        create = sql.SQL("CREATE DATABASE {} OWNER sextant TEMPLATE {} STRATEGY FILE_COPY")
         admin.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
         made.append(sql.Identifier(name))
         return load_settings(home=home, db_name=name, universe=UNIVERSE)
