@@ -7,13 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 from shared.clock import from_unix
 from shared.errors import SextantError
@@ -38,6 +39,8 @@ class Venue:
         self._folder, self._symbols, self._port = folder, symbols, _free_port()
         self.now = now
         self._process: subprocess.Popen[bytes] | None = None
+        self._line = HTTPConnection(HOST, self._port, timeout=ANSWER_S)  # kept open: the clock is moved all the time
+        self._lock = threading.Lock()  # jobs have threads
 
     @property
     def url(self) -> str:
@@ -75,10 +78,12 @@ class Venue:
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
+        self._line.close()
         self.now += 1.0
         self.start()
 
     def end(self) -> None:
+        self._line.close()
         if self._process is None:
             return
         self._process.terminate()
@@ -91,15 +96,22 @@ class Venue:
 
     def ask(self, method: str, door: str, body: Mapping[str, Any] | None = None) -> Any:
         """One of the emulator's doors under /_ctl. VenueTrouble with its words where it refuses."""
-        data = None if body is None else json.dumps(body).encode()
-        request = Request(f"{self.url}/_ctl/{door}", data, method=method)  # noqa: S310  (loopback)
-        try:
-            with urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310
-                return json.loads(answer.read())
-        except HTTPError as error:
-            raise VenueTrouble(f"{method} {door} {body}: {error.read().decode(errors='replace')}") from error
-        except (OSError, ValueError) as error:
-            raise VenueTrouble(f"{method} {door}: {error}") from error
+        with self._lock:
+            try:
+                return self._ask(method, door, body)
+            except BaseException as error:  # also a rehearsed death: what is answered now is not for the next one
+                self._line.close()
+                if isinstance(error, (OSError, HTTPException, ValueError)):
+                    raise VenueTrouble(f"{method} {door}: {error}") from error
+                raise
+
+    def _ask(self, method: str, door: str, body: Mapping[str, Any] | None) -> Any:
+        self._line.request(method, f"/_ctl/{door}", None if body is None else json.dumps(body))
+        answer = self._line.getresponse()
+        told = answer.read()
+        if answer.status != HTTPStatus.OK:
+            raise VenueTrouble(f"{method} {door} {body}: {told.decode(errors='replace')}")
+        return json.loads(told)
 
     def advance(self, seconds: float) -> None:
         self.now = self.ask("POST", "clock", {"advance": seconds})["now"]

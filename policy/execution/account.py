@@ -88,6 +88,9 @@ def settled_until(desk: Desk, *, doubted: bool = False) -> float:
 def _earliest(desk: Desk, since: float, orders: Iterable[Row]) -> float:
     """From when on to ask, so that nothing of these orders is left out. What was known to rest at the last comparison
     has not ended, nor been filled unseen, long before it; of what is undecided nothing is known."""
+    orders = list(orders)
+    if not orders:
+        return since - OVERLAP_S
     doubted = settled_until(desk, doubted=True)
     first = [
         o["sent_at"].timestamp() if o["state"] in UNDECIDED else max(o["sent_at"].timestamp(), doubted) for o in orders

@@ -118,6 +118,11 @@ class Desk:
     def ask(self, query: str, **params: Any) -> list[dict[str, Any]]:
         return self.database.fetch(load_queries("live_sender")[query], params | {"wallet_id": self.wallet_id})
 
+    def ask_together(self, *queries: str, **params: Any) -> list[list[dict[str, Any]]]:
+        """Several questions in one round trip, each answered from the parameters that it names."""
+        asked, named = params | {"wallet_id": self.wallet_id}, load_queries("live_sender")
+        return self.database.fetch_together([(named[query], asked) for query in queries])
+
     def ask_one(self, query: str, **params: Any) -> dict[str, Any] | None:
         return self.database.fetch_one(load_queries("live_sender")[query], params | {"wallet_id": self.wallet_id})
 

@@ -25,11 +25,12 @@ def send_on_paper(database: Database, now: datetime, home: Path | None = None) -
     ``home``: where KILL files lie; None: none is looked for (a replayed past, in which nobody made any)."""
     counts = {"filled": 0, "canceled": 0, "expired": 0, "accepted": 0, "rejected": 0}
     queries = load_queries("sender")
-    wallets = database.fetch(queries["paper_wallets"], {"now": now})
+    names = ("paper_wallets", "stopped_entries", "working_orders")
+    wallets, overtaken, working = database.fetch_together([(queries[name], {"now": now}) for name in names])
     by_file = {wallet["id"]: _by_file(home, wallet["name"]) for wallet in wallets}
     brackets = PaperBrackets(database, now, _record, {id_ for id_, mandate in by_file.items() if mandate == "halt"})
-    stopped = {row["id"]: row for row in database.fetch(queries["stopped_entries"], {"now": now})}
-    for order in database.fetch(queries["working_orders"], {"now": now}):
+    stopped = {row["id"]: row for row in overtaken}
+    for order in working:
         if order["opened_at"] is not None:
             counts["filled"] += brackets.leave_before(order["opened_at"])
         if order["id"] in brackets.cancelled:

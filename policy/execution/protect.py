@@ -35,8 +35,8 @@ ZERO = Decimal(0)
 def protect(desk: Desk) -> bool:
     """Writes, amends or cancels stops until each position has the one it should have. The new ones are intents, sent
     like all others. True where one was cancelled for its successor, which is written when the account was read."""
-    orders = desk.ask("open_orders")
-    holdings = {h["instrument_id"]: h for h in desk.ask("holdings", now=desk.now())}
+    orders, held = desk.ask_together("open_orders", "holdings", now=desk.now())
+    holdings = {h["instrument_id"]: h for h in held}
     replaced = False
     for instrument_id, holding in holdings.items():
         mine = [o for o in orders if o["instrument_id"] == instrument_id]
@@ -183,10 +183,9 @@ def _write_exit(desk: Desk, holding: Row, exits: Exits) -> None:
 
 def sell_at_targets(desk: Desk) -> None:
     """Writes an intent for each position whose target was reached, once a candle, unless something sells it already."""
-    orders = desk.ask("open_orders")
-    selling = {o["instrument_id"] for o in (*orders, *desk.ask("intents", now=desk.now()))
-               if o["side"] == "sell" and not is_stop(o)}  # fmt: skip
-    for holding in desk.ask("holdings", now=desk.now()):
+    orders, intents, holdings = desk.ask_together("open_orders", "intents", "holdings", now=desk.now())
+    selling = {o["instrument_id"] for o in (*orders, *intents) if o["side"] == "sell" and not is_stop(o)}
+    for holding in holdings:
         bracket = None if holding["instrument_id"] in selling else read_bracket(desk, holding)
         stops = [o for o in orders if o["instrument_id"] == holding["instrument_id"] and is_stop(o)]
         target = None if bracket is None else _exits(desk, holding, stops, ZERO, bracket).target

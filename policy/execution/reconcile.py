@@ -57,12 +57,11 @@ def reconcile(desk: Desk) -> int:
 
 def _ours(desk: Desk) -> dict[str, Decimal]:
     """What our ledger says that the account has, by asset: what is managed and what is not."""
-    total: dict[str, Decimal] = {row["asset"]: row["amount"] for row in desk.ask("unmanaged")}
-    cash = desk.ask_one("cash")
-    assert cash is not None
+    unmanaged, (cash,), holdings = desk.ask_together("unmanaged", "cash", "holdings", now=desk.now())
+    total: dict[str, Decimal] = {row["asset"]: row["amount"] for row in unmanaged}
     quote = desk.wallet["quote"]
     total[quote] = total.get(quote, Decimal(0)) + cash["amount"]
-    for holding in desk.ask("holdings", now=desk.now()):
+    for holding in holdings:
         base = holding["symbol"].partition("/")[0]
         total[base] = total.get(base, Decimal(0)) + holding["quantity"]
     return total

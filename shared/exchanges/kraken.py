@@ -19,6 +19,7 @@ import krakenex
 import requests
 
 from shared.clock import Timer
+from shared.exchanges.environment import read_once
 from shared.exchanges.kraken_pairs import (
     Pair,
     both_names,
@@ -243,6 +244,7 @@ class KrakenExchange:
             # Times of trades have more digits than a float holds, and it matters on which side of a close they fall.
             self._thread.api = krakenex.API().json_options(parse_float=Decimal)
             self._thread.api.uri = (self._rest_url or self._thread.api.uri).rstrip("/")
+            read_once(self._thread.api.session, self._thread.api.uri)
         return self._thread.api
 
 

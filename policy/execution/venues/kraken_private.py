@@ -17,6 +17,7 @@ import requests
 from policy.execution.venues.kraken_errors import Answer, NoAnswer, read_envelope
 from policy.execution.venues.protocol import Credentials
 from shared.clock import Timer
+from shared.exchanges.environment import read_once
 from shared.exchanges.protocol import ExchangeError, provenance_at
 from shared.exchanges.rate_limit import RateLimiter
 from shared.exchanges.resilience import excerpt, root_cause
@@ -35,6 +36,7 @@ class PrivateKraken:
         """``timeout_s``: how long to wait for a connection, and again for each part of an answer."""
         self._api = _krakenex(credentials)
         self._api.uri = (rest_url or self._api.uri).rstrip("/")
+        read_once(self._api.session, self._api.uri)
         self._hidden = (credentials.key, credentials.secret)
         self._timeout_s = timeout_s
 
