@@ -145,23 +145,26 @@ def start_program(*arguments: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_the_program_tells_what_to_type_and_ends_in_order(ending: signal.Signals) -> None:
     program = start_program("--port", "0", "--start", "2024-03-01T12:00", "--symbols", "SOL/USD", "--speed", "0")
-    text = ""
-    while "Ctrl-C" not in text:
-        line = program.stdout.readline()
-        assert line, program.stderr.read()
-        text += line
-    exports = dict(re.findall(r"export (\w+)=(.*)", text))
-    answer = requests.get(exports["CLOCK_URL"], timeout=5).json()
-    assert answer == {"now": 1_709_294_400.0, "speed": 0.0}
-    rest_url = exports["SEXTANT_VENUES__KRAKEN__REST_URL"]
-    assert list(requests.get(rest_url + "/0/public/AssetPairs", timeout=5).json()["result"]) == ["SOLUSD"]
-    assert exports["SEXTANT_VENUES__KRAKEN__WEBSOCKET_URL"] == rest_url.replace("http", "ws") + "/v2"
-    assert exports["SEXTANT_UNIVERSE__SYMBOLS"] == """'["SOL/USD"]'"""
-    commands = re.findall(r"curl -s (\S+) -d '(.*?)'", text)
-    assert [requests.post(url, data=body, timeout=5).status_code for url, body in commands] == [200] * 6
-    os.kill(program.pid, ending)
-    assert program.wait(timeout=5) == 0
-    assert "1 requests answered" in program.stdout.read()
+    try:
+        text = ""
+        while "Ctrl-C" not in text:
+            line = program.stdout.readline()
+            assert line, program.stderr.read()
+            text += line
+        exports = dict(re.findall(r"export (\w+)=(.*)", text))
+        answer = requests.get(exports["CLOCK_URL"], timeout=5).json()
+        assert answer == {"now": 1_709_294_400.0, "speed": 0.0}
+        rest_url = exports["SEXTANT_VENUES__KRAKEN__REST_URL"]
+        assert list(requests.get(rest_url + "/0/public/AssetPairs", timeout=5).json()["result"]) == ["SOLUSD"]
+        assert exports["SEXTANT_VENUES__KRAKEN__WEBSOCKET_URL"] == rest_url.replace("http", "ws") + "/v2"
+        assert exports["SEXTANT_UNIVERSE__SYMBOLS"] == """'["SOL/USD"]'"""
+        commands = re.findall(r"curl -s (\S+) -d '(.*?)'", text)
+        assert [requests.post(url, data=body, timeout=5).status_code for url, body in commands] == [200] * 6
+        os.kill(program.pid, ending)
+        assert program.wait(timeout=5) == 0
+        assert "1 requests answered" in program.stdout.read()
+    finally:
+        program.kill()
 
 
 def test_the_program_says_why_it_cannot_start(emulator: Emulator) -> None:
