@@ -14,8 +14,10 @@ WHERE w.mode = 'live' AND w.recorded_at <= %(now)s ORDER BY w.id
 LISTEN intents; LISTEN commands
 
 -- name: lock_wallet
--- One sender a wallet, for as long as this connection lives.
-SELECT pg_try_advisory_lock(hashtext('sextant-sender'), %(wallet_id)s) AS locked
+-- One sender a wallet, for as long as this connection lives; so long its statements, which ask for few rows by their keys,
+-- are planned once and not for their values.
+SELECT pg_try_advisory_lock(hashtext('sextant-sender'), %(wallet_id)s) AS locked,
+       set_config('plan_cache_mode', 'force_generic_plan', false)
 
 -- name: unlock_wallet
 -- Leaves the wallet to the next sender.
