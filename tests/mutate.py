@@ -123,10 +123,13 @@ def _parsed(source: str) -> ast.Module:
 def _changes(tree: ast.AST) -> Iterator[tuple[ast.AST, Change]]:
     """(where, what makes the change) for each that there is."""
     kinds = [part for node in ast.walk(tree) for part in getattr(node, "decorator_list", ())]
+    kinds += [node.annotation for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
     untouched = {id(part) for kind in kinds for part in ast.walk(kind)}  # how a class is made is no rule
     for node in ast.walk(tree):
+        if id(node) in untouched:
+            continue
         yield from _operator_changes(node)
-        if id(node) not in untouched and isinstance(node, ast.Constant) and type(node.value) in (int, float, bool):
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float, bool):
             yield from _constant_changes(node)
         if isinstance(node, ast.Call):
             yield from _call_changes(node)

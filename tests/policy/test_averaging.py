@@ -22,8 +22,7 @@ from policy.exits import ExitRules
 from policy.observation import View
 from policy.portfolio_state import read_portfolio_state
 from policy.risk.context import NO_LIMITS, PortfolioState
-from policy.risk.history import WINDOW_DAYS, CloseHistory, PortfolioHistory
-from policy.signals import TREND_DAYS
+from policy.risk.history import CloseHistory, PortfolioHistory
 from policy.strategies import STRATEGIES
 from policy.strategies.residual import Residual
 from shared.clock import to_unix
@@ -142,14 +141,6 @@ def test_the_average_is_that_of_what_will_be_held() -> None:
     prices, held, quantity = np.array([97.0, 50.0]), np.array([2.0, 5.0]), np.array([4.0, 1.0])
     found = averaged_price(entries(), np.array([True, False]), quantity, prices, held)
     assert found.tolist() == pytest.approx([(200 + 388) / 6, 50.0])
-
-
-def test_a_trader_and_a_long_backtest_look_back_equally_far() -> None:
-    assert WINDOW_DAYS == TREND_DAYS
-    closes = np.arange(2.0 * 500)[:, None] + 1.0
-    long = PortfolioHistory(CloseHistory(closes, 2), 900)
-    assert long.window[:, 0].tolist() == closes[901 - 720 : 901, 0].tolist()
-    assert PortfolioHistory(CloseHistory(closes, 2), 3).window[:, 0].tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
 # ── the decision ─────────────────────────────────────────────────────────────────────────────────────────────

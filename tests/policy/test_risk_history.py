@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy.risk.context import DEFAULTS, OFF, VAR_DAYS
-from policy.risk.history import CloseHistory, PortfolioHistory
+from policy.risk.history import WINDOW_DAYS, CloseHistory, PortfolioHistory
 from policy.risk_report import value_at_risk
+from policy.signals import TREND_DAYS
 from shared.rows import FloatArray
 
 
@@ -169,3 +170,11 @@ def test_of_an_unknown_past_nothing_is_known() -> None:
     assert np.isnan(past.correlations(rules)).tolist() == [[True, True]] * 2
     assert past.tails(rules).tolist() == [0.0, 0.0]
     assert np.isnan(past.closes.daily).tolist() == [[True, True]]
+
+
+def test_a_trader_and_a_long_backtest_look_back_equally_far() -> None:
+    assert WINDOW_DAYS == TREND_DAYS
+    closes = np.arange(2.0 * 500)[:, None] + 1.0
+    long = PortfolioHistory(CloseHistory(closes, 2), 900)
+    assert long.window[:, 0].tolist() == closes[901 - 720 : 901, 0].tolist()
+    assert PortfolioHistory(CloseHistory(closes, 2), 3).window[:, 0].tolist() == [1.0, 2.0, 3.0, 4.0]

@@ -9,7 +9,7 @@ import pytest
 
 from policy.decision_path import decide, risk_context
 from policy.risk import RULES, limit_and_explain
-from policy.risk.context import symbol_caps
+from policy.risk.context import DEFAULTS, parameters_of, symbol_caps
 from policy.trading_env import make_scratch
 from shared.settings import RiskSettings, SettingsError, SymbolRisk, load_settings
 from tests.policy.synthetic import make_circumstances, make_config, make_context, make_market, make_notes, make_view
@@ -86,3 +86,8 @@ def test_other_faults_are_told_beside_it() -> None:
 
 def test_training_knows_no_symbols() -> None:
     assert make_scratch(3, 5).symbol_caps.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_the_operators_numbers_are_the_rules_defaults_until_he_sets_others() -> None:
+    assert parameters_of(RiskSettings()) == DEFAULTS
+    assert parameters_of(RiskSettings(max_heat=0.1)) == DEFAULTS._replace(max_heat=0.1)
