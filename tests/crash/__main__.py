@@ -27,6 +27,7 @@ from tests.crash.schedules import plan, run
 from tests.policy.live_world import LiveWorld
 
 A_WORLD = 50  # schedules that share an account; then a fresh one, for looking at it takes longer and longer
+TOLD = 1_000  # schedules after which it says how far it is
 
 
 @contextmanager
@@ -83,6 +84,8 @@ def main() -> int:
                 failed += wrong
                 for failure in wrong:
                     print(failure, flush=True)
+                if seen["schedules"] % TOLD == 0:
+                    print(f"{seen['schedules']:,} schedules after {time.monotonic() - started:.0f} s", flush=True)
         remove(home)
     for name, number in sorted(seen.items()):
         print(f"{number:>9,}  {name}")
