@@ -150,7 +150,7 @@ def test_an_order_has_not_ended_before_all_its_trades_are_here(world: LiveWorld)
     world.prepare = lambda venue: setattr(venue, "retell", not_listed)
     world.send()
     assert world.events(order) == ["sending", "accepted"]
-    world.pass_time(600)
+    world.pass_time(7_200)
     world.intend("sell", "0.5", "ETH/USD")
     world.send()
     assert (world.position("ETH/USD"), world.position()) == (Decimal(0), Decimal(0))

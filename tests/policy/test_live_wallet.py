@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +15,7 @@ from shared.settings import Settings
 from tests.crash.schedules import Killed
 from tests.exchange_emulator.records import Request
 from tests.helpers import DatabaseFor
+from tests.policy import engine_venue
 from tests.policy.engine_venue import ACCOUNT, EngineVenue, Trouble
 from tests.policy.live_world import CAPITAL, LiveWorld, check
 from tests.policy.test_live_account import entry_is_refused
@@ -302,6 +304,37 @@ def test_a_change_that_takes_effect_after_it_was_given_up_is_seen_and_mended(wor
     (stop,) = world.stops()
     assert stop.quantity == Decimal("0.5")
     world.pass_time(2)
+    (stop,) = world.stops()
+    assert stop.quantity == Decimal("0.3")
+    world.send()
+    (stop,) = world.stops()
+    assert (stop.quantity, world.position()) == (Decimal("0.5"), Decimal("0.5"))
+    check(world)
+
+
+def test_a_change_that_comes_later_than_anybody_waits_for_it_is_seen_and_mended(
+    world: LiveWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a venue that knows no deadline: the stop counted as unchanged again when it became smaller after all."""
+    monkeypatch.setattr(engine_venue, "LATE_S", 8.0)
+    world.intend("buy", "0.5")
+    world.send()
+    world.pass_time(60)
+    world.intend("sell", "0.2", lifetime_s=1.0)
+    late = troubles(amend="late")
+
+    def prepare(venue: EngineVenue) -> None:
+        venue.capabilities = replace(venue.capabilities, deadline=False)
+        late(venue)
+
+    world.prepare = prepare
+    world.send()
+    world.prepare = lambda _venue: None
+    world.pass_time(6)
+    world.send()
+    (stop,) = world.stops()
+    assert stop.quantity == Decimal("0.5")
+    world.pass_time(3)
     (stop,) = world.stops()
     assert stop.quantity == Decimal("0.3")
     world.send()
