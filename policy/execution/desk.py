@@ -20,11 +20,10 @@ from shared.alerts import Severity, raise_alert
 from shared.clock import Clock
 from shared.db import Database, load_queries
 from shared.errors import SextantError
-from shared.kill_file import MANDATES, file_mandate
+from shared.kill_file import mandate_now
 from shared.settings import Settings
 
 Row = Mapping[str, Any]
-STRICTNESS = ("trade", *MANDATES)
 LASTING = ("fill", "overfill", "stranger")  # findings that no later look heals: an operator has to judge
 
 
@@ -109,8 +108,7 @@ class Desk:
         """What the wallet may do at this moment: the strictest of the operator's commands and the KILL files."""
         row = self.ask_one("mandate", at=self.now())
         assert row is not None
-        by_command: str = row["mandate"]
-        return max((by_command, file_mandate(self.home, self.wallet["name"]) or "trade"), key=STRICTNESS.index)
+        return mandate_now(self.home, self.wallet["name"], row["mandate"])
 
     def count(self, what: str, number: int = 1) -> None:
         self.counts[what] = self.counts.get(what, 0) + number

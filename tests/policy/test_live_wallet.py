@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -292,24 +293,7 @@ def test_a_sale_waits_until_its_room_is_certain(world: LiveWorld, trouble: Troub
 
 def test_a_change_that_takes_effect_after_it_was_given_up_is_seen_and_mended(world: LiveWorld) -> None:
     """The stop made room for a sale whose deadline passed; the venue heard of it only then."""
-    world.intend("buy", "0.5")
-    world.send()
-    world.pass_time(60)
-    world.intend("sell", "0.2", lifetime_s=1.0)
-    world.prepare = troubles(amend="late")
-    world.send()
-    world.prepare = lambda _venue: None
-    world.pass_time(1)
-    world.send()
-    (stop,) = world.stops()
-    assert stop.quantity == Decimal("0.5")
-    world.pass_time(2)
-    (stop,) = world.stops()
-    assert stop.quantity == Decimal("0.3")
-    world.send()
-    (stop,) = world.stops()
-    assert (stop.quantity, world.position()) == (Decimal("0.5"), Decimal("0.5"))
-    check(world)
+    room_is_made_late(world, troubles(amend="late"), 1, 2)
 
 
 def test_a_change_that_comes_later_than_anybody_waits_for_it_is_seen_and_mended(
@@ -317,24 +301,29 @@ def test_a_change_that_comes_later_than_anybody_waits_for_it_is_seen_and_mended(
 ) -> None:
     """At a venue that knows no deadline: the stop counted as unchanged again when it became smaller after all."""
     monkeypatch.setattr(engine_venue, "LATE_S", 8.0)
-    world.intend("buy", "0.5")
-    world.send()
-    world.pass_time(60)
-    world.intend("sell", "0.2", lifetime_s=1.0)
     late = troubles(amend="late")
 
     def prepare(venue: EngineVenue) -> None:
         venue.capabilities = replace(venue.capabilities, deadline=False)
         late(venue)
 
+    room_is_made_late(world, prepare, 6, 3)
+
+
+def room_is_made_late(world: LiveWorld, prepare: Callable[[EngineVenue], None], looks_s: float, then_s: float) -> None:
+    """A sale is given up while its stop makes room: nothing has changed after ``looks_s``, all has ``then_s`` later."""
+    world.intend("buy", "0.5")
+    world.send()
+    world.pass_time(60)
+    world.intend("sell", "0.2", lifetime_s=1.0)
     world.prepare = prepare
     world.send()
     world.prepare = lambda _venue: None
-    world.pass_time(6)
+    world.pass_time(looks_s)
     world.send()
     (stop,) = world.stops()
     assert stop.quantity == Decimal("0.5")
-    world.pass_time(3)
+    world.pass_time(then_s)
     (stop,) = world.stops()
     assert stop.quantity == Decimal("0.3")
     world.send()

@@ -98,8 +98,8 @@ LEAKS = (
         "kill-file-not-looked-at",
         "only commands in the database stop a wallet",
         "policy/execution/desk.py",
-        'file_mandate(self.home, self.wallet["name"]) or "trade"',
-        '"trade"',
+        'mandate_now(self.home, self.wallet["name"], row["mandate"])',
+        'str(row["mandate"])',
         (f"{STOPPING}::test_a_stop_in_the_middle_of_a_pass_lets_no_other_entry_out",),
     ),
     Leak(
