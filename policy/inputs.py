@@ -116,6 +116,10 @@ class Inputs:
             history=PortfolioHistory(self._history, self._closes[0].row(t)),
         )
 
+    def present(self) -> NDArray[np.bool_]:
+        """Of each close [B, N] in ``at(...).history``, whether a candle says it; else it is the one before."""
+        return np.stack([closes.present for closes in self._closes], axis=1)
+
     def _embeddings_at(self, t: int) -> tuple[NDArray[np.float32], FloatArray]:
         """[N, 64] and ood [N]; zeros and NaN where there is no embedding."""
         n = len(self._instruments)

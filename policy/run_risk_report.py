@@ -73,6 +73,7 @@ class RiskReport:
     figures: list[Figure]
     kupiec: Kupiec | None
     unpriced: list[str]
+    silent: list[str]  # what has had no candle for a day or longer
 
     @property
     def failed(self) -> list[str]:
@@ -111,8 +112,10 @@ def report_of(database: Database, settings: Settings, wallet: Mapping[str, Any],
         symbol_caps=symbol_caps(settings.risk, wallet["symbols"]),
     )
     context = risk_context(view, circumstances)
+    present = inputs.present()
     if market.history is not None:
-        context = context._replace(correlation=market.history.closes.correlations(market.history.row))
+        known = market.history.closes.of_days_with_candles(present)
+        context = context._replace(correlation=known.correlations(market.history.row), daily=known.daily)
     weights = context.held_weights
     return RiskReport(
         wallet=wallet["name"],
@@ -122,6 +125,7 @@ def report_of(database: Database, settings: Settings, wallet: Mapping[str, Any],
         figures=[*figures(context, wallet["symbols"]), _beside_the_benchmark(database, wallet, as_of, step_s, context)],
         kupiec=kupiec_of(returns_by_day(weights, context), VAR_DAYS) if weights.any() else None,
         unpriced=_unpriced(instruments, np.isnan(market.prices)),
+        silent=_silent(instruments, present[: context.day_row + 1], context.day_stride),
     )
 
 
@@ -132,6 +136,13 @@ def midnight_row(context: RiskContext, as_of: int, step_s: int) -> int:
 
 def _unpriced(instruments: Sequence[Instrument], unknown: np.ndarray[Any, np.dtype[np.bool_]]) -> list[str]:
     return [instrument.symbol for instrument, missing in zip(instruments, unknown.tolist(), strict=True) if missing]
+
+
+def _silent(instruments: Sequence[Instrument], present: np.ndarray[Any, np.dtype[np.bool_]], stride: int) -> list[str]:
+    """``present`` [B, N] up to the report's close."""
+    gone = np.logical_and(present.any(axis=0), ~present[-stride:].any(axis=0)).tolist()
+    days = (present[::-1].argmax(axis=0) / stride).tolist()
+    return [f"{i.symbol} for {days[n]:.1f} days" for n, i in enumerate(instruments) if gone[n]]
 
 
 def _beside_the_benchmark(
@@ -193,6 +204,10 @@ def lines_of(report: RiskReport) -> list[str]:
         )
     if report.unpriced:
         lines.append(f"No price is known of {', '.join(report.unpriced)}.")
+    if report.silent:
+        lines.append(
+            f"No candle closed of {', '.join(report.silent)}: those days are not known, and no risk is read off them."
+        )
     if report.failed:
         lines.append(f"FAIL: {', '.join(report.failed)}. docs/add-a-risk-rule.md says what the rules do about it.")
     return lines

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shared.rows import Candles, FloatArray, IntArray
 
@@ -99,6 +100,11 @@ class ClosesOnGrid:
     def closes(self) -> FloatArray:
         """Every close on the grid [bars], the first one a window before the first that is served; NaN before any."""
         return self._closes
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Whether a candle closed there [bars]; else the close is that of the one before."""
+        return self._present
 
     def row(self, t: int) -> int:
         """Of the close ``t`` in ``closes``, the last one where that is over."""

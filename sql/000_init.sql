@@ -847,6 +847,8 @@ CREATE TABLE IF NOT EXISTS orders (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_order_a_decision ON orders (decision_id) WHERE purpose = 'trade';
 CREATE INDEX IF NOT EXISTS orders_of_an_instrument ON orders (wallet_id, instrument_id, purpose);
+CREATE INDEX IF NOT EXISTS bracketed_orders ON orders (wallet_id, instrument_id)
+    WHERE num_nonnulls(bracket_stop, bracket_target, bracket_trail) > 0;
 CREATE INDEX IF NOT EXISTS open_orders ON orders (wallet_id, instrument_id)
     WHERE state IN ('intended', 'sending', 'accepted', 'canceling', 'amending', 'unknown');
 

@@ -118,7 +118,7 @@ class World:
         ask("POST", "accounts", {"name": ACCOUNT})
         ask("POST", "keys", {"account": ACCOUNT, "key": KEY, "secret": SECRET})
         ask("POST", "money", {"account": ACCOUNT, "kind": "deposit", "asset": "USD", "amount": str(CAPITAL)})
-        for which in ("kraken_calls", "kraken_orders"):
+        for which in ("kraken_public", "kraken_calls", "kraken_orders"):
             ask("POST", "limits", {"which": which, "per_s": EVER, "burst": EVER})
         since = from_unix(self.venue.now - HISTORY_S)
         backfill.run_once(self.clock, self.database("candles"), self.settings, self.exchange, since, timeframe_s=3_600)

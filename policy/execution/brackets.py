@@ -117,6 +117,8 @@ def _on_tick(price: Decimal, tick: Decimal) -> Decimal:
 
 def read_bracket(desk: Desk, holding: Row) -> Bracket | None:
     """The bracket that the position stands under; None where its entries named none."""
+    if not holding["bracketed"]:
+        return None  # most have none, and each pass asks twice
     asked = {"wallet_id": desk.wallet_id, "instrument_id": holding["instrument_id"], "now": desk.now()}
     row = desk.database.fetch_one(load_queries("brackets")["bracket"], asked)
     if row is None:

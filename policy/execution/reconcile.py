@@ -7,6 +7,7 @@ entries away until a later comparison is clean.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 
@@ -30,19 +31,19 @@ def is_due(desk: Desk) -> bool:
 def reconcile(desk: Desk) -> int:
     """Writes one row; the number of things that do not match. CouldNotAsk: nothing is compared."""
     read_flows(desk)
-    balances = desk.venue.balances()
-    differing = _compare_balances(desk, balances)
+    balances, ledger = desk.venue.balances(), _ledger(desk)
+    differing = ledger.differing(balances)
     if differing:  # a trade between two answers is no mismatch, nor is one that was listed late: a second, longer look
         read_account(desk, first_compared(desk), doubted=True)
         read_flows(desk, doubted=True)
-        balances = desk.venue.balances()
-        differing = _compare_balances(desk, balances)
+        balances, ledger = desk.venue.balances(), _ledger(desk)
+        differing = ledger.differing(balances)
     for asset, (ours, theirs) in differing.items():
         desk.find("balance", asset, ours, theirs)
-    for row in desk.ask("unmanaged"):
-        if row["amount"] < -TOLERANCE:  # somebody else sold or spent what is the wallet's
-            desk.find("balance", f"unmanaged {row['asset']}", row["amount"], "0 or more")
-    matched = len(_ours(desk).keys() | balances.keys()) - len(differing) + _compare_orders(desk)
+    for asset, amount in ledger.unmanaged.items():
+        if amount < -TOLERANCE:  # somebody else sold or spent what is the wallet's
+            desk.find("balance", f"unmanaged {asset}", amount, "0 or more")
+    matched = len(ledger.total.keys() | balances.keys()) - len(differing) + _compare_orders(desk)
     findings = [*desk.findings, *desk.key_findings]
     unmatched, lasting = len(findings), any(f["kind"] in LASTING for f in findings)
     row = {"matched": matched, "unmatched": unmatched, "findings": Json(findings), "at": desk.now(), "lasting": lasting}
@@ -55,26 +56,32 @@ def reconcile(desk: Desk) -> int:
     return unmatched
 
 
-def _ours(desk: Desk) -> dict[str, Decimal]:
-    """What our ledger says that the account has, by asset: what is managed and what is not."""
-    unmanaged, (cash,), holdings = desk.ask_together("unmanaged", "cash", "holdings", now=desk.now())
-    total: dict[str, Decimal] = {row["asset"]: row["amount"] for row in unmanaged}
-    quote = desk.wallet["quote"]
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What our rows say that the account has, by asset: ``total``, of which ``unmanaged`` is not the wallet's."""
+
+    total: Mapping[str, Decimal]
+    unmanaged: Mapping[str, Decimal]
+
+    def differing(self, balances: Mapping[str, Balance]) -> dict[str, tuple[Decimal, Decimal]]:
+        """(ours, the venue's) of each asset that they do not agree on."""
+        nothing, theirs = Decimal(0), {asset: balance.total for asset, balance in balances.items()}
+        return {
+            asset: (self.total.get(asset, nothing), theirs.get(asset, nothing))
+            for asset in sorted(self.total.keys() | theirs.keys())
+            if abs(self.total.get(asset, nothing) - theirs.get(asset, nothing)) > TOLERANCE
+        }
+
+
+def _ledger(desk: Desk) -> Ledger:
+    rows, (cash,), holdings = desk.ask_together("unmanaged", "cash", "holdings", now=desk.now())
+    unmanaged: dict[str, Decimal] = {row["asset"]: row["amount"] for row in rows}
+    total, quote = dict(unmanaged), desk.wallet["quote"]
     total[quote] = total.get(quote, Decimal(0)) + cash["amount"]
     for holding in holdings:
         base = holding["symbol"].partition("/")[0]
         total[base] = total.get(base, Decimal(0)) + holding["quantity"]
-    return total
-
-
-def _compare_balances(desk: Desk, balances: Mapping[str, Balance]) -> dict[str, tuple[Decimal, Decimal]]:
-    ours, nothing = _ours(desk), Decimal(0)
-    theirs = {asset: balance.total for asset, balance in balances.items()}
-    return {
-        asset: (ours.get(asset, nothing), theirs.get(asset, nothing))
-        for asset in sorted(ours.keys() | theirs.keys())
-        if abs(ours.get(asset, nothing) - theirs.get(asset, nothing)) > TOLERANCE
-    }
+    return Ledger(total, unmanaged)
 
 
 def first_compared(desk: Desk) -> float:

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from policy.risk.context import VAR_DAYS, VAR_MIN_DAYS, VAR_ONE_IN, RiskParameters
 from shared.rows import FloatArray, IntArray
@@ -81,6 +82,18 @@ class CloseHistory:
     def window(self, row: int) -> FloatArray:
         """The closes [K, M] up to that of ``row``, oldest first, of WINDOW_DAYS at most."""
         return self._closes[max(row + 1 - WINDOW_DAYS * self.stride, 0) : row + 1]
+
+    def of_days_with_candles(self, present: NDArray[np.bool_]) -> CloseHistory:
+        """The same, its daily returns NaN but where candles closed in that day and in the day before; ``present``
+        [B, M]: where one did. Rules take what is filled in for flat; who asks how wrong they were does not."""
+        count = np.vstack([np.zeros((1, present.shape[1]), np.int64), np.cumsum(present, axis=0)])
+        in_day = count[self.stride :] > count[: -self.stride]  # [B + 1 - stride, M], by the day's last row
+        both = in_day[self.stride :] & in_day[: -self.stride]
+        known = np.zeros(present.shape, dtype=np.bool_)
+        known[2 * self.stride - 1 :] = both
+        found = CloseHistory(self._closes, self.stride, self._first)
+        found.daily[~known] = np.nan
+        return found
 
     def _window(self, rows: IntArray, days: int) -> FloatArray:
         """The daily returns [days, rows, M] up to each row, the newest first; NaN before the grid."""

@@ -122,9 +122,12 @@ SELECT asset, amount FROM unmanaged WHERE wallet_id = %(wallet_id)s
 SELECT amount FROM cash WHERE wallet_id = %(wallet_id)s
 
 -- name: holdings
--- What the wallet itself holds, by instrument, with what its venue demands of orders and the newest close.
+-- What the wallet itself holds, by instrument, with what its venue demands of orders, the newest close, and whether an
+-- entry ever named a bracket.
 SELECT i.id AS instrument_id, i.symbol, p.quantity, i.tick_size, i.lot_size, i.min_notional, i.min_quantity, i.status,
-       m.close
+       m.close,
+       EXISTS (SELECT FROM orders o WHERE o.wallet_id = p.wallet_id AND o.instrument_id = p.instrument_id
+               AND num_nonnulls(o.bracket_stop, o.bracket_target, o.bracket_trail) > 0) AS bracketed
 FROM positions p JOIN instruments i ON i.id = p.instrument_id
 LEFT JOIN LATERAL (SELECT close FROM market_data d WHERE d.instrument_id = i.id AND d.timeframe_s = i.base_timeframe_s
                    AND d.as_of <= %(now)s ORDER BY d.as_of DESC LIMIT 1) m ON true

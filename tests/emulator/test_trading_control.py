@@ -65,6 +65,9 @@ def test_a_key_gains_a_right_and_money_moves_in_every_way(emulator: Emulator) ->
     }  # fmt: skip
     post(emulator, "limits", {"which": "kraken_calls", "per_s": 0, "burst": 0}).raise_for_status()
     assert refused(api, "Balance") == "EAPI:Rate limit exceeded"
+    assert api.query_public("Time")["error"] == []
+    post(emulator, "limits", {"which": "kraken_public", "per_s": 0, "burst": 0}).raise_for_status()
+    assert api.query_public("Time")["error"] == ["EAPI:Rate limit exceeded"]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,10 @@ class LeakyCounter:
             self._level += cost
             return True
 
+    def set(self, per_s: float, burst: float) -> None:
+        with self._lock:
+            self.per_s, self.burst = per_s, burst
+
 
 @dataclass
 class Counters:
@@ -50,7 +54,7 @@ class Counters:
         with self._lock:
             self.per_s, self.burst = per_s, burst
             for counter in self._each.values():
-                counter.per_s, counter.burst = per_s, burst
+                counter.set(per_s, burst)
 
     @property
     def refused(self) -> int:

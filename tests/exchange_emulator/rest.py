@@ -95,15 +95,15 @@ async def _serve(emulator: Emulator, venue: Venue, request: web.Request) -> web.
     emulator.requests[call.endpoint] += 1
     rule = emulator.faults.take(STRIKES.keys(), "rest", call.endpoint, venue.symbol(call.arguments), call.client_id)
     if rule is None:
-        return (await asyncio.to_thread(venue.answer, call)).response()
+        return venue.answer(call).response()
     effect: Answer | None = None
     if rule.phase == "before":
         effect = venue.null()
     elif rule.phase == "after_effect":
-        effect = await asyncio.to_thread(venue.answer, call)
+        effect = venue.answer(call)
 
-    async def truth() -> Answer:
-        return await asyncio.to_thread(venue.answer, call) if effect is None else effect
+    def truth() -> Answer:
+        return venue.answer(call) if effect is None else effect
 
     return await STRIKES[rule.fault](Strike(emulator, venue, request, call, rule, truth))
 
@@ -148,7 +148,7 @@ class Strike:
     request: web.Request
     call: Call
     rule: Rule
-    truth: Callable[[], Awaitable[Answer]]
+    truth: Callable[[], Answer]
 
     def number(self, default: float) -> float:
         return default if self.rule.parameter is None else float(self.rule.parameter)
@@ -167,7 +167,7 @@ async def _hang(strike: Strike) -> web.StreamResponse:
     try:
         await asyncio.wait_for(strike.emulator.stopping.wait(), patience)
     except TimeoutError:
-        return await _close(strike) if strike.rule.phase == "before" else (await strike.truth()).response()
+        return await _close(strike) if strike.rule.phase == "before" else strike.truth().response()
     return await _close(strike)
 
 
@@ -190,7 +190,7 @@ async def _close(strike: Strike) -> web.StreamResponse:
 
 
 async def _short_body(strike: Strike) -> web.StreamResponse:
-    body = (await strike.truth()).body
+    body = strike.truth().body
     response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(body))})
     await response.prepare(strike.request)
     await response.write(body[: len(body) // 2])
@@ -200,7 +200,7 @@ async def _short_body(strike: Strike) -> web.StreamResponse:
 
 
 async def _bad_json(strike: Strike) -> web.StreamResponse:
-    body = (await strike.truth()).body
+    body = strike.truth().body
     return Answer(body[: len(body) // 2]).response()
 
 

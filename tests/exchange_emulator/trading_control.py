@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.exchange_emulator.server import Emulator
 
 MOVES = ("deposit", "withdrawal", "transfer", "staking")
-LIMITS = ("kraken_calls", "kraken_orders")
+LIMITS = {"kraken_public": "kraken_limit", "kraken_calls": "kraken_calls", "kraken_orders": "kraken_orders"}
 
 
 def add_routes(app: web.Application, emulator: Emulator) -> None:
@@ -91,7 +91,7 @@ class TradingControl:
         said = _taken(await json_object(request), "which", "per_s", "burst")
         if said["which"] not in LIMITS:
             raise ValueError(f"no limit {said['which']!r}; there are {', '.join(LIMITS)}")
-        getattr(self._emulator, said["which"]).set(float(said["per_s"]), float(said["burst"]))
+        getattr(self._emulator, LIMITS[said["which"]]).set(float(said["per_s"]), float(said["burst"]))
         return said
 
     async def ground_truth(self, _request: web.Request) -> Any:

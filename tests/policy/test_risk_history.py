@@ -27,6 +27,21 @@ def test_a_daily_return_is_from_the_close_a_day_before() -> None:
     assert np.isnan(CloseHistory(closes[:1], 2).daily).all()
 
 
+def test_a_days_return_is_known_where_candles_closed_in_it_and_in_the_day_before() -> None:
+    """Two bars a day: one of them is enough, and a day without any hides its own return and the next."""
+    closes = np.linspace(100.0, 120.0, 12)[:, None]
+    present = np.ones((12, 1), dtype=np.bool_)
+    present[[1, 2, 7, 8]] = False  # a day from the afternoon of 0 on, and one from the afternoon of 3 on
+    past = CloseHistory(closes, 2)
+    known = past.of_days_with_candles(present)
+    hidden = [0, 1, 2, 3, 4, 8, 9, 10]
+    assert np.flatnonzero(np.isnan(known.daily[:, 0])).tolist() == hidden
+    rest = [row for row in range(12) if row not in hidden]
+    assert known.daily[rest].tolist() == past.daily[rest].tolist()
+    assert np.isfinite(past.daily[2:]).all()  # the rules' own stays as it is
+    assert np.isnan(CloseHistory(closes[:2], 2).of_days_with_candles(present[:2]).daily).all()
+
+
 def test_a_true_range_spans_a_day_and_the_close_before_it() -> None:
     """Each day 100, then 110: with the close before it a day spans 10, and 10 more where it begins with a leap."""
     closes = np.tile([[100.0], [110.0]], (20, 1))

@@ -23,7 +23,7 @@ from policy.risk_report import (
     returns_by_day,
     risk_of,
 )
-from policy.run_risk_report import RiskReport, main, midnight_row, reports
+from policy.run_risk_report import RiskReport, lines_of, main, midnight_row, reports
 from shared.clock import to_unix
 from shared.db import load_queries
 from shared.job import UsageError
@@ -284,6 +284,20 @@ def test_correlations_are_read_whether_or_not_a_rule_asks(market: PaperMarket, d
     assert now["correlated exposure"].verdict == "off"
     assert now["correlated exposure"].now == pytest.approx(now["largest position"].now)
     assert now["exposure"].now > now["largest position"].now + 0.04
+
+
+def test_days_without_candles_are_not_days_without_risk(market: PaperMarket, daily: Settings) -> None:
+    """Ten days after the last candle: of the 250 that are tested ten are not known, and the first has 59 before it."""
+    (found,) = reports(market.database_for("policy"), daily, NOON + DELAY + 10 * DAY)
+    assert found.kupiec is not None
+    assert found.kupiec.days == 239
+    assert found.silent == [f"{A} for 10.0 days", f"{B} for 10.0 days"]
+    assert f"No candle closed of {A} for 10.0 days, {B} for 10.0 days" in " ".join(lines_of(found))
+    assert the_report(market, daily).silent == []
+    (long,) = reports(market.database_for("policy"), daily, NOON + DELAY + 200 * DAY)
+    assert long.kupiec is not None
+    assert long.kupiec.days == 50  # fewer than any value at risk is said from
+    assert {f.name: f.verdict for f in long.figures}["value at risk, a day"] == "not known"
 
 
 def test_a_symbols_own_bound_has_a_line(market: PaperMarket, daily: Settings) -> None:
