@@ -69,8 +69,10 @@ WITH wallet AS (
     VALUES ('bench', 'bench', 'paper', 'USDT', 'rules', 10, 5, 1, %(now)s) RETURNING id
 ), decided AS (
     INSERT INTO decisions (wallet_id, instrument_id, as_of, source, wanted_weight, allowed_weight, clamps, reason,
-                           price, quantity_held, cash, equity, baseline_weight, recorded_at)
-    SELECT w.id, i.id, %(now)s, 'policy', 0, 0, '[]', 'bench', 100, 0, 0, 0, 0, %(now)s FROM wallet w, instruments i
+                           price, quantity_held, cash, equity, baseline_weight, code_version, settings_hash,
+                           recorded_at)
+    SELECT w.id, i.id, %(now)s, 'policy', 0, 0, '[]', 'bench', 100, 0, 0, 0, 0, 'bench', 'bench', %(now)s
+    FROM wallet w, instruments i
     RETURNING id, wallet_id, instrument_id
 ), ordered AS (
     INSERT INTO orders (id, decision_id, wallet_id, mode, instrument_id, side, type, quantity, reference_price,

@@ -28,6 +28,7 @@ from shared.job import Outcome
 from shared.rows import CANDLE_FIELDS, Candles, Instrument
 from shared.schema import bring_up
 from shared.settings import Settings, load_settings
+from shared.version import CODE
 from shared.wallets_file import WalletEntry
 
 ACCOUNT, KEY, SECRET = "drill", "drill-key-of-nobody", "bm90IGEgc2VjcmV0"
@@ -165,7 +166,7 @@ class DrillWorld:
         row = {
             "id": order_id, "wallet_id": self.wallet_id, "instrument_id": self.instrument.id, "source": source,
             "side": side, "type": "market" if limit is None else "limit", "quantity": quantity, "limit_price": limit,
-            "price": float(close), "at": self.venue.time, "deadline": self.venue.time + LIFETIME,
+            "price": float(close), "at": self.venue.time, "deadline": self.venue.time + LIFETIME, "code_version": CODE,
         }  # fmt: skip
         self.of("policy").execute(load_queries("drill")["insert_intent"], row)
         return order_id

@@ -42,6 +42,7 @@ from shared.model_store import ModelRefused, model_by_id
 from shared.rows import Instrument, MarketState, PolicyConfig
 from shared.schema import open_database
 from shared.settings import Settings, SettingsError, load_settings
+from shared.version import CODE, settings_hash
 
 Row = Mapping[str, Any]
 Story = dict[str, Any]
@@ -121,6 +122,7 @@ def explain(database: Database, settings: Settings, decision_id: int, now: datet
                    ("market_state_short_id", "market_state_id"))  # fmt: skip
     story: Story = {"decision": d, "config": asdict(config) if config else None,
                     "states": [asdict(state) for state in states if state]}  # fmt: skip
+    story["changed"] = _changed(d["code_version"], d["settings_hash"], settings)
     story |= _what_it_saw(database, settings, d, config, states)
     story["order"] = _order(database, d, now)
     circumstances = {"wallet_id": d["wallet_id"], "at": d["recorded_at"]}
@@ -130,6 +132,13 @@ def explain(database: Database, settings: Settings, decision_id: int, now: datet
     asked = config and {"id": config.id, "as_of": config.as_of, "track": config.track}
     story["llm_call"] = database.fetch_one(queries["llm_call_of_config"], asked) if asked else None
     return story
+
+
+def _changed(code: str, told: str, settings: Settings) -> list[str]:
+    """What differs between whoever decided and this program."""
+    changed = [f"code was {code} then and is {CODE} now"] if code != CODE else []
+    now = settings_hash(settings)
+    return [*changed, f"settings were {told} then and are {now} now"] if told != now else changed
 
 
 def _one(database: Database, kind: Any, query: str, id_: int | None) -> Any:

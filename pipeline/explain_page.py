@@ -23,6 +23,8 @@ def print_explanation(story: Story, console: Console, prompt: bool = False) -> N
     _plain(console, f"{d['wallet']} ({d['mode']}) {d['symbol']} at {d['as_of']:%Y-%m-%d %H:%M} UTC: decision {d['id']}",
            style="bold")  # fmt: skip
     _plain(console, f"→ {story['outcome']}", style="bold")
+    for change in story["changed"]:
+        _plain(console, f"{change}: what is worked out again below may differ from what was decided", style="dim")
     _baseline(story, console)
     _residual(story, console)
     _blend(story, console)

@@ -36,14 +36,14 @@ def tick(at: datetime, databases: Databases, settings: Settings, exchange: Excha
     encode, steer; then, after the delay, trade and send."""
     clock = ReplayClock(at)
     backfill.run_once(clock, databases["candles"], settings, exchange)
-    sender.run_once(clock, databases["sender"])
+    sender.run_once(clock, databases["sender"], home=settings.home_path)
     if to_unix(at) % settings.universe.decision_timeframe_s == 0:
         run_encoder.run_once(clock, databases["encoder"], settings)
         run_metacontroller.run_once(clock, databases["meta_controller"], settings)
     clock.set(at + timedelta(seconds=settings.execution.delay_s))
     traded = run_trader.run_once(clock, databases["policy"], settings)
     if traded.result.get("orders"):
-        sender.run_once(clock, databases["sender"])
+        sender.run_once(clock, databases["sender"], home=settings.home_path)
 
 
 def replay(

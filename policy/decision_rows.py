@@ -46,16 +46,17 @@ def write_decision(
     decision: Decision,
     policy: PolicyModel | None,
     timing: Timing,
-    shares: Row,
+    common: Row,
     max_slippage: float | None,
 ) -> tuple[int, int]:
     """Writes (decisions, orders) and each clamp beside, in the caller's transaction: all or nothing. An instrument
-    without a price has neither. ``shares``: the wallet's units, and what was paid in for them.
-    ``max_slippage``: a live wallet's orders are filled no further beyond the close, as a fraction; paper has none."""
+    without a price has neither. ``common``: what each row says alike, the wallet's units, what was paid in for them,
+    and the code and settings that decided. ``max_slippage``: a live wallet's orders are filled no further beyond the
+    close, as a fraction; paper has none."""
     queries, priced = load_queries("policy"), np.flatnonzero(np.isfinite(view.market.prices)).tolist()
     decided = [_decision_row(n, wallet, instruments[n], view, decision, policy, timing) for n in priced]
     (installation,), *written = database.fetch_together([
-        (queries["installation"], None), *((queries["insert_decision"], row | shares) for row in decided),
+        (queries["installation"], None), *((queries["insert_decision"], row | common) for row in decided),
     ])  # fmt: skip
     follow: list[tuple[LiteralString, Row]] = []
     orders = 0

@@ -41,6 +41,7 @@ from shared.money import to_float
 from shared.rows import FloatArray, Instrument
 from shared.settings import Settings
 from shared.simulation import kernel
+from shared.version import CODE, settings_hash
 
 Rows = Sequence[Mapping[str, Any]]
 log = logging.getLogger("sextant.trader")
@@ -154,8 +155,9 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
     timing = Timing(as_of, as_of + delay, as_of + delay + timedelta(seconds=step_s), now)
     with database.transaction():
         slippage = settings.execution.max_slippage
-        shares = {"units": units, "paid_in": rows["book"][0]["capital"]}
-        counts = write_decision(database, wallet, instruments, view, decision, policy, timing, shares, slippage)
+        common = {"units": units, "paid_in": rows["book"][0]["capital"]}
+        common |= {"code_version": CODE, "settings_hash": settings_hash(settings)}
+        counts = write_decision(database, wallet, instruments, view, decision, policy, timing, common, slippage)
         if wallet["stopped"] is None and mandate == "trade":
             for stop in stops:
                 write_stop(database, wallet, stop, timing)

@@ -766,6 +766,9 @@ CREATE TABLE IF NOT EXISTS decisions (
     market_state_short_id  bigint REFERENCES market_state,         -- the 4h call
     policy_config_id       bigint REFERENCES policy_config,
     observation_hash       text,                                   -- sha256 of the float32 vector the model saw
+    code_version           text NOT NULL CHECK (code_version <> ''),   -- of the code that decided, and of what it was
+    settings_hash          text NOT NULL CHECK (settings_hash <> ''),  -- told (shared/version.py): a sender of other
+                                                                       -- code sends no entry of it
     recorded_at            timestamptz NOT NULL,
     UNIQUE (wallet_id, instrument_id, as_of, source),
     UNIQUE (id, wallet_id, instrument_id),

@@ -27,6 +27,7 @@ from shared.exchanges import open_exchange
 from shared.kill_file import content_of, kill_path, lift, write_stop
 from shared.rows import CANDLE_FIELDS, Candles, Instrument
 from shared.settings import Settings, load_settings
+from shared.version import CODE
 from shared.wallets_file import WalletEntry
 
 TEMPLATE = "crash_template"
@@ -183,7 +184,7 @@ class World:
         row = {
             "wallet_id": self.wallet_id, "instrument_id": self._instruments[symbol].id, "source": source, "side": side,
             "quantity": quantity, "price": self.close_of(symbol), "at": now, "deadline": now + LIFETIME,
-            "type": "market" if limit_price is None else "limit", "limit_price": limit_price,
+            "type": "market" if limit_price is None else "limit", "limit_price": limit_price, "code_version": CODE,
         }  # fmt: skip
         with database.transaction():
             installation = database.fetch_one(queries["installation"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from policy.execution.desk import Desk
-from policy.execution.live_sender import doubt_of, look
+from policy.execution.live_sender import decided_elsewhere, doubt_of, look
 
 
 def dry_pass(desk: Desk) -> None:
@@ -18,7 +18,7 @@ def dry_pass(desk: Desk) -> None:
     for intent in desk.ask("intents", now=desk.now()):
         verdict = desk.ask_one("refusal", id=intent["order_id"], at=desk.now(), epoch=desk.session.epoch)
         assert verdict is not None
-        why = verdict["refusal"] or (doubt if intent["side"] == "buy" else "")
+        why = verdict["refusal"] or (decided_elsewhere(intent) or doubt if intent["side"] == "buy" else "")
         told = f"would not be sent: {why}" if why else "would be sent"
         print(f"  {intent['side']} {intent['quantity']} {intent['symbol']} ({intent['type']}): {told}")
     for holding in desk.ask("holdings", now=desk.now()):

@@ -9,13 +9,14 @@ from __future__ import annotations
 from policy.execution.account import read_account
 from policy.execution.brackets import is_stop
 from policy.execution.connect import check_key, import_account, measure_clock, rights_are_due, take_over
-from policy.execution.desk import Desk
+from policy.execution.desk import Desk, Row
 from policy.execution.flatten import flatten
 from policy.execution.manual import take_up_live
 from policy.execution.protect import make_room, protect, sell_at_targets
 from policy.execution.reconcile import first_compared, is_due, reconcile
 from policy.execution.requests import cancel, send
 from policy.execution.venues.protocol import CouldNotAsk
+from shared.version import CODE
 
 SKEW_LIMIT_S = 5.0
 
@@ -121,6 +122,11 @@ def _send_all(desk: Desk, only: str | None = None) -> int:
                 continue  # until its deadline: the doubt may pass
             desk.record(intent["order_id"], "canceled", f"the wallet is stopped ({mandate}): no entries")
             continue
+        if intent["side"] == "buy" and (strange := decided_elsewhere(intent)):
+            desk.record(intent["order_id"], "canceled", strange)
+            desk.alert("critical", "mixed-versions", f"an entry into {intent['symbol']} is not sent: {strange}. Start "
+                       "again whatever runs the older code")  # fmt: skip
+            continue
         if intent["side"] == "sell":
             if status in ("maintenance", "cancel_only"):
                 continue
@@ -137,6 +143,13 @@ def _status(desk: Desk) -> str:
     except CouldNotAsk as error:  # exits are tried all the same: the venue itself refuses what it does not take
         desk.doubt = desk.doubt or str(error)
         return "online"
+
+
+def decided_elsewhere(intent: Row) -> str:
+    """Why this sender, being of other code than the trader, sends no entry of it; empty where it is of the same. Orders
+    by hand and the sender's own were decided by no trader."""
+    decided = intent["code_version"]
+    return "" if decided in (None, CODE) else f"it was decided by code {decided}, and this sender is of code {CODE}"
 
 
 def doubt_of(desk: Desk, status: str) -> str:

@@ -21,9 +21,9 @@ SELECT id FROM installation
 -- name: insert_decision
 -- What a trader decided; only what every decision says.
 INSERT INTO decisions (wallet_id, instrument_id, as_of, source, wanted_weight, allowed_weight, baseline_weight, clamps,
-                       reason, price, quantity_held, cash, equity, recorded_at)
+                       reason, price, quantity_held, cash, equity, code_version, settings_hash, recorded_at)
 VALUES (%(wallet_id)s, %(instrument_id)s, %(at)s, %(source)s, 0.5, 0.5, 0.5, '[]', 'the crash harness', %(price)s, 0, 0,
-        0, %(at)s)
+        0, %(code_version)s, 'the crash harness', %(at)s)
 RETURNING id
 
 -- name: insert_intent

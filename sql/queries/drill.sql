@@ -25,8 +25,9 @@ SELECT coalesce(sum(quantity), 0) AS quantity FROM positions WHERE instrument_id
 -- A decision and its order, as the trader writes them.
 WITH decided AS (
     INSERT INTO decisions (wallet_id, instrument_id, as_of, source, wanted_weight, allowed_weight, baseline_weight,
-                           clamps, reason, price, quantity_held, cash, equity, recorded_at)
-    VALUES (%(wallet_id)s, %(instrument_id)s, %(at)s, %(source)s, 0, 0, 0, '[]', 'a drill', %(price)s, 0, 0, 0, %(at)s)
+                           clamps, reason, price, quantity_held, cash, equity, code_version, settings_hash, recorded_at)
+    VALUES (%(wallet_id)s, %(instrument_id)s, %(at)s, %(source)s, 0, 0, 0, '[]', 'a drill', %(price)s, 0, 0, 0,
+            %(code_version)s, 'a drill', %(at)s)
     RETURNING id)
 INSERT INTO orders (id, decision_id, wallet_id, mode, instrument_id, side, type, quantity, limit_price,
                     reference_price, volatility, not_before, deadline, recorded_at)

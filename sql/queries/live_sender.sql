@@ -134,10 +134,11 @@ LEFT JOIN LATERAL (SELECT close FROM market_data d WHERE d.instrument_id = i.id 
 WHERE p.wallet_id = %(wallet_id)s AND p.quantity > 0 ORDER BY i.id
 
 -- name: intents
--- Orders of a live wallet that nothing was said about yet and whose time has come: exits first, then oldest first.
+-- Orders of a live wallet that nothing was said about yet and whose time has come, each with the code that decided it
+-- (NULL: no trader did): exits first, then oldest first.
 SELECT o.id AS order_id, o.instrument_id, i.symbol, i.lot_size, o.side, o.purpose, o.type, o.time_in_force, o.post_only,
-       o.quantity, o.limit_price, o.stop_price, o.trail, o.deadline
-FROM orders o JOIN instruments i ON i.id = o.instrument_id
+       o.quantity, o.limit_price, o.stop_price, o.trail, o.deadline, d.code_version
+FROM orders o JOIN instruments i ON i.id = o.instrument_id LEFT JOIN decisions d ON d.id = o.decision_id
 WHERE o.wallet_id = %(wallet_id)s AND o.mode = 'live' AND o.state = 'intended' AND o.not_before <= %(now)s
   AND NOT EXISTS (SELECT FROM order_events e WHERE e.order_id = o.id)
 ORDER BY o.side DESC, o.recorded_at, o.command_id, o.id

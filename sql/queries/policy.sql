@@ -132,11 +132,12 @@ SELECT id FROM installation
 INSERT INTO decisions (wallet_id, instrument_id, as_of, source, wanted_weight, allowed_weight, baseline_weight, action,
                        agreement, contributions, clamps, reason, price, quantity_held, cash, equity, units, paid_in,
                        model_id, encoder_id, market_state_id, market_state_short_id, policy_config_id, observation_hash,
-                       recorded_at)
+                       code_version, settings_hash, recorded_at)
 VALUES (%(wallet_id)s, %(instrument_id)s, %(as_of)s, %(source)s, %(wanted_weight)s, %(allowed_weight)s,
         %(baseline_weight)s, %(action)s, %(agreement)s, %(contributions)s, %(clamps)s, %(reason)s, %(price)s,
         %(quantity_held)s, %(cash)s, %(equity)s, %(units)s, %(paid_in)s, %(model_id)s, %(encoder_id)s, %(market_state_id)s,
-        %(market_state_short_id)s, %(policy_config_id)s, %(observation_hash)s, %(recorded_at)s)
+        %(market_state_short_id)s, %(policy_config_id)s, %(observation_hash)s,
+        %(code_version)s, %(settings_hash)s, %(recorded_at)s)
 RETURNING id
 
 -- name: insert_order

@@ -46,8 +46,9 @@ VALUES (%(wallet_id)s, %(symbols)s, 1000, 100, %(at)s)
 """
 INSERT_DECISION = """
 INSERT INTO decisions (wallet_id, instrument_id, as_of, source, wanted_weight, allowed_weight, baseline_weight, clamps,
-                       reason, price, quantity_held, cash, equity, recorded_at)
-SELECT %(wallet_id)s, id, %(as_of)s, 'policy', 0, 0, 0, '[]', 'none', 1, 0, 0, %(equity)s, %(as_of)s FROM instruments
+                       reason, price, quantity_held, cash, equity, code_version, settings_hash, recorded_at)
+SELECT %(wallet_id)s, id, %(as_of)s, 'policy', 0, 0, 0, '[]', 'none', 1, 0, 0, %(equity)s, 'test', 'test', %(as_of)s
+FROM instruments
 """
 INSERT_INSTRUMENT = """
 INSERT INTO instruments (venue, symbol, base_timeframe_s, tick_size, lot_size, min_notional, provenance, recorded_at)

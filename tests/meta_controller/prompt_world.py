@@ -56,8 +56,8 @@ VALUES (%(name)s, 'test', 'paper', 'USDT', %(track)s, 40, 5, 1, %(at)s) RETURNIN
 """
 INSERT_DECISION = """
 INSERT INTO decisions (wallet_id, instrument_id, as_of, source, wanted_weight, allowed_weight, baseline_weight, clamps,
-                       reason, price, quantity_held, cash, equity, recorded_at)
-VALUES (%(wallet)s, %(id)s, %(as_of)s, 'test', 0, 0, 0, '[]', 'test', 100, 0, 0, %(equity)s, %(at)s)
+                       reason, price, quantity_held, cash, equity, code_version, settings_hash, recorded_at)
+VALUES (%(wallet)s, %(id)s, %(as_of)s, 'test', 0, 0, 0, '[]', 'test', 100, 0, 0, %(equity)s, 'test', 'test', %(at)s)
 """
 INSERT_FLOW = """
 INSERT INTO cash_flows (wallet_id, asset, amount, reference, at, recorded_at)

@@ -28,8 +28,8 @@ VALUES (%(wallet)s, %(asset)s, %(amount)s, 'adoption', %(asset)s, %(at)s, %(at)s
 """
 DECISION = """
 INSERT INTO decisions (wallet_id, instrument_id, as_of, source, wanted_weight, allowed_weight, baseline_weight, clamps,
-                       reason, price, quantity_held, cash, equity, units, recorded_at)
-VALUES (%(wallet)s, 1, %(at)s, 'policy', 0, 0, 0, '[]', 'test', 1, 0, 0, %(equity)s, %(units)s, %(at)s)
+                       reason, price, quantity_held, cash, equity, units, code_version, settings_hash, recorded_at)
+VALUES (%(wallet)s, 1, %(at)s, 'policy', 0, 0, 0, '[]', 'test', 1, 0, 0, %(equity)s, %(units)s, 'test', 'test', %(at)s)
 """
 RUN = """
 INSERT INTO job_runs (layer, job, clock_at, started_at, status)

@@ -21,6 +21,7 @@ from policy.observation import observation_names
 from shared.job import UsageError
 from shared.model_store import save_model
 from shared.settings import Settings
+from shared.version import CODE, settings_hash
 from tests.helpers import NOON, DatabaseFor
 from tests.policy.paper_world import (
     DECISIONS,
@@ -160,6 +161,15 @@ def test_an_observation_that_cannot_be_rebuilt_is_said_loudly(lived: PaperMarket
     story = story_of(lived)
     assert not story["residual"]["observation_hash_matches"]
     assert "THE OBSERVATION CANNOT BE REBUILT" in page(story)
+    assert story["changed"] == []
+
+
+def test_what_other_code_or_settings_decided_is_said(lived: PaperMarket) -> None:
+    lived.database_for("owner").execute("UPDATE decisions SET code_version = 'older', settings_hash = 'milder'")
+    story = story_of(lived)
+    told = " ".join(page(story).split())
+    assert f"code was older then and is {CODE} now: what is worked out again below may differ" in told
+    assert f"settings were milder then and are {settings_hash(lived.settings)} now" in told
 
 
 def test_a_fill_is_told_with_its_price_its_fee_and_what_it_lost(lived: PaperMarket) -> None:

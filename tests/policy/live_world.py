@@ -20,6 +20,7 @@ from shared.clock import from_unix
 from shared.db import load_queries
 from shared.job import Outcome
 from shared.settings import Settings
+from shared.version import CODE
 from shared.wallets_file import WalletEntry, WalletLimits
 from tests.exchange_emulator.clock import VirtualClock
 from tests.exchange_emulator.engine import Engine
@@ -130,16 +131,18 @@ class LiveWorld:
         insert(self.database_for("cli").connection, "commands", row)
 
     def intend(
-        self, side: str, quantity: str, symbol: str = "BTC/USD", lifetime_s: float = 3600.0, **terms: Any
-    ) -> uuid.UUID:
-        """An intent with its decision, as the trader writes them; a market order but for its ``terms``."""
+        self, side: str, quantity: str, symbol: str = "BTC/USD", lifetime_s: float = 3600.0, code: str = CODE,
+        **terms: Any,
+    ) -> uuid.UUID:  # fmt: skip
+        """An intent with its decision, as a trader of that ``code`` writes them; a market order but for its
+        ``terms``."""
         policy, close, now = self.database_for("policy"), self.close_of(symbol), self.now
         self._intents += 1
         source = f"test-{self._intents}"
         decision = {"wallet_id": self.wallet_id, "instrument_id": self.instruments[symbol], "as_of": now,
                     "source": source, "wanted_weight": 0.5, "allowed_weight": 0.5, "baseline_weight": 0.5,
                     "clamps": Json([]), "reason": "a test", "price": close, "quantity_held": 0, "cash": 0, "equity": 0,
-                    "recorded_at": now}  # fmt: skip
+                    "code_version": code, "settings_hash": "test", "recorded_at": now}  # fmt: skip
         insert(policy.connection, "decisions", decision)
         decided = self.one("SELECT id FROM decisions WHERE source = %(s)s", s=source)
         order_id = uuid.uuid5(NAMESPACE, source)

@@ -23,6 +23,7 @@ from shared.db import load_queries
 from shared.job import Outcome
 from shared.rows import Candles
 from shared.settings import Settings
+from shared.version import CODE
 from tests.helpers import NOON, DatabaseFor, store_candles
 from tests.shared.spine_rows import insert
 
@@ -95,7 +96,7 @@ class PaperMarket:
 
     def order(self, wallet: int, instrument: int, side: str, quantity: str, not_before: datetime = NOON + DELAY,
               deadline: datetime | None = None, price: float = 100.0, mode: str = "paper", volatility: float = 0.0,
-              **bracket: Any) -> uuid.UUID:  # fmt: skip
+              code_version: str = CODE, **bracket: Any) -> uuid.UUID:  # fmt: skip
         """An intent with its decision, each written down as the trader would; with the ``bracket_…`` columns given."""
         policy, queries, id_ = self.database_for("policy"), load_queries("policy"), uuid.uuid4()
         decided = {
@@ -103,6 +104,7 @@ class PaperMarket:
             "wanted_weight": 0, "allowed_weight": 0, "baseline_weight": 0, "contributions": Json({}),
             "clamps": Json([]), "reason": "", "price": price, "quantity_held": 0, "cash": 0, "equity": 0, "units": 1,
             "paid_in": None, "recorded_at": not_before, **dict.fromkeys(SAID_BY_A_MODEL), "policy_config_id": None,
+            "code_version": code_version, "settings_hash": "test",
         }  # fmt: skip
         row = policy.fetch_one(queries["insert_decision"], decided)
         assert row is not None

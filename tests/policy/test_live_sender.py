@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from shared.settings import Settings
+from shared.version import CODE
 from tests.helpers import DatabaseFor
 from tests.policy.engine_venue import ACCOUNT, EngineVenue, Trouble
 from tests.policy.live_world import CAPITAL, LiveWorld, check
@@ -41,6 +42,22 @@ def test_an_intent_is_sent_filled_and_protected_in_one_run(world: LiveWorld) -> 
         stop.stop_price / (min(bought, Decimal(repr(world.close_of("BTC/USD")))) * Decimal("0.85")) - 1
     ) < Decimal("1e-4")
     assert "failures" not in outcome.result
+    check(world)
+
+
+def test_an_entry_is_sent_by_the_code_that_decided_it_and_an_exit_by_any(world: LiveWorld) -> None:
+    world.intend("buy", "0.5")
+    world.send()
+    entry = world.intend("buy", "0.1", code="0123456789ab")
+    exit_ = world.intend("sell", "0.2", code="0123456789ab")
+    world.pass_time(60)
+    world.send()
+    assert world.events(entry) == ["canceled"]
+    assert world.detail(entry) == f"it was decided by code 0123456789ab, and this sender is of code {CODE}"
+    assert world.venue_orders(entry) == []
+    assert world.alerted("mixed-versions:main") == 1
+    assert world.events(exit_)[-1] == "filled"
+    assert world.position() == Decimal("0.3")
     check(world)
 
 

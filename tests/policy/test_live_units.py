@@ -45,7 +45,7 @@ def decided(world: LiveWorld, at: Any, equity: float, units: float) -> None:
     row = {"wallet_id": world.wallet_id, "instrument_id": world.instruments["BTC/USD"], "as_of": at, "source": f"{at}",
            "wanted_weight": 0.5, "allowed_weight": 0.5, "baseline_weight": 0.5, "clamps": Json([]), "reason": "",
            "price": 30_000.0, "quantity_held": 0, "cash": 0, "equity": equity, "units": units,
-           "paid_in": paid_in(world), "recorded_at": at}  # fmt: skip
+           "paid_in": paid_in(world), "code_version": "test", "settings_hash": "test", "recorded_at": at}  # fmt: skip
     insert(world.database_for("policy").connection, "decisions", row)
 
 

@@ -235,7 +235,7 @@ def decision(wallet: int, instrument: int, day: int) -> dict[str, Any]:
         "wanted_weight": 0, "allowed_weight": 0, "baseline_weight": 0, "contributions": Json({}), "clamps": Json([]),
         "reason": "", "price": price_on(day), "quantity_held": 0, "cash": 0, "equity": units * value_on(day),
         "units": units, "recorded_at": TODAY - day * DAY, **dict.fromkeys(SAID_BY_A_MODEL),
-        "policy_config_id": None, "paid_in": 10_000,
+        "policy_config_id": None, "paid_in": 10_000, "code_version": "test", "settings_hash": "test",
     }  # fmt: skip
 
 

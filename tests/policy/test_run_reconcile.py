@@ -45,11 +45,13 @@ def test_a_dry_run_tells_what_would_be_sent_and_sends_nothing(
 ) -> None:
     world.intend("sell", "0.2")
     world.intend("sell", "0.7")
+    world.intend("buy", "0.1", code="other")
     before = world.venue_orders(), world.rows("SELECT id FROM order_events")
     world.live_wallets().rehearse(EngineClock(world.clock.now), world.database_for("sender"))
     assert (world.venue_orders(), world.rows("SELECT id FROM order_events")) == before
     told = capsys.readouterr().out
     assert told.count("would be sent") == 1
     assert "would not be sent: sells more than is held" in told
+    assert "would not be sent: it was decided by code other" in told
     assert f"{Decimal('0.5')}" in told
     assert len(world.engine.view(ACCOUNT).orders) == len(before[0])

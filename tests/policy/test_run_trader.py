@@ -15,6 +15,7 @@ from policy.observation import observation_hash, observation_names
 from shared.clock import ReplayClock
 from shared.db import Database, role_url
 from shared.settings import Settings
+from shared.version import CODE, settings_hash
 from tests.helpers import NOON, DatabaseFor
 from tests.policy.paper_world import (
     DECISIONS,
@@ -270,6 +271,7 @@ def test_a_decision_names_exactly_the_rows_it_was_made_from(market: PaperMarket,
         assert row["observation_hash"] == observation_hash(policy.seen[moment])
         assert (row["price"], row["quantity_held"], row["cash"], row["equity"]) == (100.0, 0, 10_000, 10_000.0)
         assert (row["as_of"], row["recorded_at"], row["source"]) == (moment, at("13:02"), "policy")
+        assert (row["code_version"], row["settings_hash"]) == (CODE, settings_hash(market.settings))
     assert [row["wanted_weight"] for row in market.rows(DECISIONS)] == [0.4, 0.0]
 
 

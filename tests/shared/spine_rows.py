@@ -161,7 +161,8 @@ def _trading_rows(k: int) -> dict[str, Row]:
         "decisions": {
             "wallet_id": 1, "instrument_id": 1, "as_of": NOON + k * HOUR, "source": "policy", "wanted_weight": 0.5,
             "allowed_weight": 0.25, "clamps": Json([]), "reason": "test", "price": 100.0, "quantity_held": 0,
-            "cash": 5000, "equity": 5000.0, "baseline_weight": 0.5, "recorded_at": NOON,
+            "cash": 5000, "equity": 5000.0, "baseline_weight": 0.5, "code_version": "test", "settings_hash": "test",
+            "recorded_at": NOON,
         },
         "orders": {
             "id": order_id(k), "decision_id": k, "wallet_id": 1, "mode": "paper", "instrument_id": 1, "side": "buy",

@@ -129,8 +129,8 @@ LEAKS = (
         "managed-coins-sold-by-hand-unnoticed",
         "the wallet's own coins may be sold by others unnoticed",
         "policy/execution/reconcile.py",
-        'if row["amount"] < -TOLERANCE:',
-        'if row["amount"] < -10**9:',
+        "if amount < -TOLERANCE:",
+        "if amount < -10**9:",
         (f"{READING}::test_managed_coins_that_are_sold_by_hand_keep_entries_away",),
     ),
     Leak(

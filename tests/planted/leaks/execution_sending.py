@@ -151,6 +151,14 @@ LEAKS = (
         (f"{STOPPING}::test_a_kill_cancels_entry_orders_and_leaves_stops_and_sales",),
     ),
     Leak(
+        "other-codes-entry-sent",
+        "a sender sends what a trader of other code decided",
+        PASS,
+        'return "" if decided in (None, CODE) else',
+        'return "" if decided or CODE else',
+        (f"{SENDING}::test_an_entry_is_sent_by_the_code_that_decided_it_and_an_exit_by_any",),
+    ),
+    Leak(
         "flatten-at-any-price",
         "a step of a flatten has no floor",
         "policy/execution/flatten.py",
