@@ -14,7 +14,6 @@ from shared.settings import PROJECT, Settings
 DIRECTORIES = ("policy", "shared", "sql")
 SOURCES = ("*.py", "*.sql")
 DIGITS = 12  # of a sha256, in hex
-SECTIONS = ("universe", "execution", "risk", "exits")
 
 
 def code_version(project: Path) -> str:
@@ -27,8 +26,11 @@ def code_version(project: Path) -> str:
 
 
 def settings_hash(settings: Settings) -> str:
-    """Of what decides and limits orders; addresses, keys and schedules are left out."""
-    told = settings.model_dump_json(include=set(SECTIONS))
+    """Of what decides and limits orders; addresses, keys, schedules, and the universe, which a wallet's own allow-list
+    stands in for, are left out."""
+    told = settings.model_dump_json(
+        include={"universe": {"decision_timeframe"}, "execution": True, "risk": True, "exits": True}
+    )
     return hashlib.sha256(told.encode()).hexdigest()[:DIGITS]
 
 

@@ -39,5 +39,7 @@ def test_what_decides_and_limits_orders_counts_and_addresses_do_not(settings: Se
     told = settings_hash(settings)
     stricter = settings.model_copy(update={"risk": RiskSettings(max_leverage=0.5)})
     faster = settings.model_copy(update={"execution": settings.execution.model_copy(update={"delay_s": 1})})
-    assert len({told, settings_hash(stricter), settings_hash(faster)}) == 3
-    assert settings_hash(settings.model_copy(update={"db_name": "other", "venues": {}})) == told
+    slower = settings.model_copy(update={"universe": settings.universe.model_copy(update={"decision_timeframe": "4h"})})
+    assert len({told, *map(settings_hash, (stricter, faster, slower))}) == 4
+    elsewhere = settings.universe.model_copy(update={"venue": "other", "symbols": ("AAA/USDT",)})
+    assert settings_hash(settings.model_copy(update={"db_name": "other", "universe": elsewhere})) == told
