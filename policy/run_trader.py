@@ -140,7 +140,7 @@ def _decide(clock: Clock, database: Database, settings: Settings, wallet: Mappin
     view, units = view_of(settings, wallet, rows["book"][0], as_of, held, market)
     mandate = mandate_now(settings.home_path, wallet["name"], wallet["mandate"])
     circumstances = Circumstances(
-        operator=operator,
+        operator=within_ramp(operator, wallet, view.book.equity, settings.execution.max_slippage),
         rules=trading_rules(instruments, settings, wallet["max_order_notional"], market.prices),
         in_flight=_in_flight(rows["in_flight"], instruments),
         wallet_paused=mandate != "trade" or wallet["stopped"] is not None,
@@ -215,6 +215,18 @@ def limits_of(wallet: Mapping[str, Any], settings: Settings) -> OperatorLimits:
     """The operator's, and in a live wallet's first days no more exposure than its ramp lets through."""
     limits, ramp = operator_limits(settings), wallet["ramp_exposure"]
     return limits if ramp is None else replace(limits, max_exposure=min(limits.max_exposure, float(ramp)))
+
+
+def within_ramp(
+    limits: OperatorLimits, wallet: Mapping[str, Any], equity: float, max_slippage: float
+) -> OperatorLimits:
+    """In a live wallet's first days approve() lets all positions together come to a share of the capital of its grant,
+    whatever it is worth now. Less than that by what prices may move until it looks: else the last of several entries
+    would be refused."""
+    if wallet["ramp_notional"] is None:
+        return limits
+    share = float(wallet["ramp_notional"]) * (1.0 - max_slippage) / equity if equity > 0.0 else 0.0
+    return replace(limits, max_exposure=min(limits.max_exposure, share))
 
 
 def portfolio_of(wallet: Mapping[str, Any], rows: Rows) -> list[Instrument]:

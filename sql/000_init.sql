@@ -1181,7 +1181,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
                                  * (1 + w.taker_fee_bps / 10000) > c.amount
             THEN 'costs more than the cash that no other order has reserved'
         WHEN w.mode = 'live' AND at_time < g.since + make_interval(days => l.ramp_days)
-             AND coalesce(e.position_value, 0) + b.reserved + o.quantity * o.reference_price::numeric
+             AND coalesce(e.position_value, 0) + b.entering + o.quantity * o.reference_price::numeric
                  > l.ramp_exposure * g.capital
             THEN format('in its first %s live days a wallet may hold %s of its capital', l.ramp_days,
                         trim_scale(l.ramp_exposure))
@@ -1216,7 +1216,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
                                             AND (z.purpose <> 'protect' OR z.type IN ('limit', 'market'))), 0)
                    AS selling,
                coalesce(sum(z.rest * greatest(z.reference_price::numeric, z.limit_price))
-                        FILTER (WHERE z.side = 'buy'), 0) AS reserved
+                        FILTER (WHERE z.side = 'buy'), 0) AS reserved,
+               coalesce(sum(z.rest * z.reference_price::numeric) FILTER (WHERE z.side = 'buy'), 0) AS entering
         FROM open_risk z WHERE z.wallet_id = w.id AND z.order_id <> o.id) b ON true
     LEFT JOIN LATERAL (
         SELECT count(*) AS orders,

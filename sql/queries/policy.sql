@@ -33,23 +33,25 @@ ORDER BY as_of DESC LIMIT 1
 
 -- name: wallets
 -- Every wallet with its allow-list, which is its portfolio, whether its operator's commands and its own emergency stops
--- let it trade, and when it was last resumed.
+-- let it trade, when it was last resumed, and in a live wallet's first days how much of its capital at the newest grant
+-- all positions may come to.
 SELECT w.id, w.name, w.venue, w.mode, w.quote, w.track, w.taker_fee_bps, w.slippage_bps, l.symbols, l.max_order_notional,
        mandate_of(w.id, %(now)s) AS mandate, stopped.because AS stopped,
        (SELECT max(as_of) FROM decisions d WHERE d.wallet_id = w.id) AS last_decided,
        EXISTS (SELECT FROM orders o WHERE o.wallet_id = w.id AND o.state IN ('intended', 'sending', 'accepted', 'canceling',
                'amending', 'unknown')) AS has_open_orders,
        resumed.at AS resumed_at,
-       CASE WHEN w.mode = 'live' AND %(now)s < live.since + make_interval(days => l.ramp_days) THEN l.ramp_exposure END
-           AS ramp_exposure
+       ramp.exposure AS ramp_exposure,
+       ramp.exposure * (SELECT capital FROM live_grants g WHERE g.wallet_id = w.id AND g.recorded_at <= %(now)s
+                        ORDER BY id DESC LIMIT 1) AS ramp_notional
 FROM wallets w JOIN limits l ON l.wallet_id = w.id
 LEFT JOIN LATERAL (SELECT max(issued_at) AS at FROM commands c
                    WHERE c.wallet_id = w.id AND c.command = 'resume' AND c.issued_at <= %(now)s) resumed ON true
 LEFT JOIN LATERAL (SELECT because FROM risk_events r WHERE r.wallet_id = w.id AND r.kind = 'stop'
                    AND r.recorded_at <= %(now)s AND r.recorded_at >= coalesce(resumed.at, '-infinity')
                    ORDER BY r.id DESC LIMIT 1) stopped ON true
-LEFT JOIN LATERAL (SELECT min(recorded_at) AS since FROM live_grants g WHERE g.wallet_id = w.id AND g.granted) live
-    ON true
+LEFT JOIN LATERAL (SELECT l.ramp_exposure AS exposure FROM live_grants g WHERE g.wallet_id = w.id AND g.granted
+                   HAVING w.mode = 'live' AND %(now)s < min(g.recorded_at) + make_interval(days => l.ramp_days)) ramp ON true
 WHERE w.recorded_at <= %(now)s
 ORDER BY w.id
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -37,10 +38,11 @@ from tests.policy.paper_world import (
     prepare,
     store_flat,
 )
+from tests.shared.spine_rows import insert, rows
 
 pytestmark = pytest.mark.usefixtures("rolled_back")
 
-LONG = timedelta(days=3)
+LONG, DAY = timedelta(days=3), timedelta(days=1)
 
 
 @pytest.fixture
@@ -334,3 +336,29 @@ def test_too_far_below_the_peak_it_goes_into_cash_and_stays_there_until_resumed(
     run(market, "38:00")
     assert decided(market, "38:00")[B]["rules"] == []
     assert sides(market, "38:00") == [(B, "buy")]
+
+
+@pytest.mark.parametrize(
+    ("days", "capital", "together"), [(0, 8_000, 800.0), (0, 20_000, 1_000.0), (14, 8_000, 9_000.0)]
+)
+def test_all_entries_of_a_live_wallets_first_days_fit_into_its_ramp(
+    market: PaperMarket, days: int, capital: int, together: float
+) -> None:
+    """A tenth of the capital that its grant names, be it less than the wallet is worth or more; prices may move by
+    max_slippage until approve() looks, and the last of the entries is let through all the same."""
+    store_rising(market, A)
+    store_rising(market, B)
+    wallet, owner = market.wallet("w", NOON), market.database_for("owner")
+    owner.execute("ALTER TABLE wallets DISABLE TRIGGER USER")
+    owner.execute("UPDATE wallets SET mode = 'live'")
+    owner.execute("UPDATE limits SET ramp_days = 14, ramp_exposure = 0.1, max_order_notional = 1000000")
+    grant = rows(1)["live_grants"] | {"wallet_id": wallet, "granted": True}
+    for changes in ({"capital": 100, "recorded_at": NOON - days * DAY}, {"capital": capital, "recorded_at": NOON}):
+        insert(owner.connection, "live_grants", grant | changes)
+    insert_config(market, at("12:30"), max_position=0.45)
+    market.trade(at("13:02"))
+    bought = [row["quantity"] * Decimal(repr(row["reference_price"])) for row in market.rows(ORDERS)]
+    assert len(bought) == 2
+    room = 1.0 if days else 1.0 - market.settings.execution.max_slippage
+    room = 1.0 if capital == 20_000 else room  # 0.1 of what it is worth is the stricter then
+    assert together * room * 0.99 < float(sum(bought)) <= together * room

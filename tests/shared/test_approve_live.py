@@ -261,6 +261,10 @@ def test_a_wallets_first_days_are_small(owner: Connection) -> None:
     alter(owner, "limits", LIVE, ramp_exposure=Decimal("0.11999999"))
     told = "in its first 14 live days a wallet may hold 0.11999999 of its capital"
     assert refusal(owner) == told
+    alter(owner, "limits", LIVE, ramp_exposure=Decimal("0.12"))
+    owner.execute("UPDATE orders SET type = 'limit', limit_price = 105 WHERE id <> %s AND side = 'buy'", [INTENT])
+    assert refusal(owner) is None  # what is being bought counts by the price that it was sized at
+    alter(owner, "limits", LIVE, ramp_exposure=Decimal("0.11999999"))
     let_live(owner, False, NOON + DAY)
     let_live(owner, True, NOON + 2 * DAY)  # the days count from the first grant on, the capital is the newest's
     alter(owner, "orders", INTENT, deadline=NOON + 30 * DAY)
