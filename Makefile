@@ -282,7 +282,7 @@ install-meta install-encoder install-policy install-sender: install-%:
 
 # ── development ─────────────────────────────────────────────────────────────────────────────────────────
 test: $(VENV)/.dev  ## the test suite against a real PostgreSQL of its own: [ARGS=…]
-	@$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(PY) -m pytest -n 3 --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev  ## ruff, mypy --strict, the import contract, file and function sizes
 	@$(VENV)/bin/ruff check .
