@@ -342,10 +342,13 @@ def test_no_close_after_the_moment_changes_what_is_found(world: World) -> None:
 
 
 @pytest.fixture(scope="module")
-def indexed(world: World) -> World:
-    world.encoder.execute("SELECT build_analog_index(%(model)s)", {"model": world.own})
-    world.owner.execute("ANALYZE embeddings")  # else a plan depends on what autovacuum saw half filled, if it came by
-    return world
+def indexed(home: Path) -> Iterator[World]:
+    """A world of its own: of rows that were updated before, as by the tests above, PostgreSQL leaves a new index alone
+    while any older transaction of the whole server is open (pg_index.indcheckxmin)."""
+    with own_database(home, "analogs_indexed") as (_, database_for):
+        world = World(database_for)
+        world.encoder.execute("SELECT build_analog_index(%(model)s)", {"model": world.own})
+        yield world
 
 
 @pytest.mark.parametrize(("query", "uses"), [("search_moments", True), ("scan_moments", False)])
