@@ -35,6 +35,7 @@ from shared.exchanges import Exchange, open_exchange
 from shared.exchanges.recorded import RecordedExchange
 from shared.features import WINDOW
 from shared.job import Outcome, UsageError
+from shared.kill_file import file_mandate
 from shared.log import configure_logging
 from shared.model_store import active_model
 from shared.schema import bring_up
@@ -146,6 +147,7 @@ def make_plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
 
 def run(plan: Plan, settings: Settings, progress: bool = True) -> Outcome:
     """The demo's steps, each reusing what an earlier run left."""
+    _require_no_stop(settings)
     with logged_in(settings) as databases:
         _require_own_database(databases, plan)
         _prepare(plan, settings, databases, progress)
@@ -153,6 +155,15 @@ def run(plan: Plan, settings: Settings, progress: bool = True) -> Outcome:
         _open_wallet(plan, settings, databases)
         _trade(plan, settings, databases, progress)
         return _report(plan, settings, databases)
+
+
+def _require_no_stop(settings: Settings) -> None:
+    """A KILL file stops whatever trades beside it, a replayed past too: the paper wallet would not be the backtest."""
+    if (stop := file_mandate(settings.home_path, WALLET)) is not None:
+        raise UsageError(
+            f"a KILL file in {settings.home_path} says {stop}, so nothing would be traded: lift it with `make resume "
+            f"WALLET={WALLET} REASON=…` (or ALL=1), or run the demo with another SEXTANT_HOME"
+        )
 
 
 def _require_own_database(databases: Databases, plan: Plan) -> None:

@@ -22,7 +22,7 @@ FLATTEN_WITHIN = timedelta(hours=1)  # a candle must open until then; else it is
 
 def send_on_paper(database: Database, now: datetime, home: Path | None = None) -> dict[str, int]:
     """First what the market did meanwhile (fills, expiries), then the new intents; how often each event was written.
-    ``home``: where KILL files lie; None: none is looked for (a replayed past, in which nobody made any)."""
+    ``home``: where KILL files lie; None: none is looked for."""
     counts = {"filled": 0, "canceled": 0, "expired": 0, "accepted": 0, "rejected": 0}
     queries = load_queries("sender")
     names = ("paper_wallets", "stopped_entries", "working_orders")

@@ -25,6 +25,7 @@ from shared.db import Database, DatabaseError, DatabaseUnavailable, role_url
 from shared.embedded_db import is_running, remove
 from shared.exchanges import open_exchange
 from shared.job import UsageError
+from shared.kill_file import write_stop
 from shared.settings import PROJECT, HomeSettings, load_settings
 
 LEAST_DAYS = 29  # what Kraken's list of candles holds
@@ -81,6 +82,18 @@ def demo_home() -> Iterator[Path]:
             yield home
         finally:
             remove(home)
+
+
+def test_a_stop_that_lies_there_is_said_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEXTANT_HOME", str(tmp_path))
+    monkeypatch.setattr(demo_command, "bring_up", lambda settings: None)
+    write_stop(tmp_path, None, "halt", "a storm", "cli:anna", SIMULATED_END)
+    assert demo_command.main(["--days", str(DAYS)]) == 2
+    told = " ".join(capsys.readouterr().out.split())
+    assert "says halt, so nothing would be traded" in told
+    assert "make resume WALLET=demo" in told
 
 
 def start(home: Path) -> subprocess.Popen[str]:
