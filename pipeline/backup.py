@@ -21,7 +21,7 @@ from psycopg.types.json import Json
 from pipeline import dumps
 from pipeline.dumps import Contents, contents_of
 from shared.clock import Clock
-from shared.db import Database, load_queries
+from shared.db import Database, drop_database, load_queries
 from shared.embedded_db_files import sync_directory, write_durably
 from shared.job import Context, JobError, Outcome, UsageError, job, job_parser, run_job_command
 from shared.settings import Settings
@@ -118,7 +118,7 @@ def try_restore(settings: Settings, file: Path, contents: Contents) -> None:
             with dumps.owner_connection(settings, scratch) as connection:
                 different = contents.difference(contents_of(connection))
         finally:
-            dumps.drop_database(admin, scratch)
+            drop_database(admin, scratch)
     if different:
         raise JobError(f"{file} does not restore to what was dumped: {different[:1000]}; keep an older backup")
 

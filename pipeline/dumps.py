@@ -19,7 +19,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import InsufficientPrivilege
 
-from shared.db import Connection, connect, embedded_server, load_queries, owner_url
+from shared.db import Connection, connect, drop_database, embedded_server, load_queries, owner_url
 from shared.embedded_db_binaries import POSTGRES_MAJOR, current_account, programs_for
 from shared.job import JobError
 from shared.settings import Settings
@@ -170,10 +170,6 @@ def make_database(settings: Settings, admin: Connection, name: str) -> None:
             "the owner may not create the extension vector in a new database: as a superuser, run CREATE EXTENSION "
             "vector in the database template1 once, then new ones have it, and try again"
         ) from error
-
-
-def drop_database(admin: Connection, name: str) -> None:
-    admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def load_dump(settings: Settings, file: Path, database: str) -> None:

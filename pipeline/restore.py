@@ -22,7 +22,7 @@ from psycopg.types.json import Json
 
 from pipeline import dumps
 from shared.clock import open_clock
-from shared.db import Connection, DatabaseError, load_queries
+from shared.db import Connection, DatabaseError, drop_database, load_queries
 from shared.errors import SextantError
 from shared.job import JobError, UsageError
 from shared.log import configure_logging
@@ -48,7 +48,7 @@ def restore(settings: Settings, file: Path, now: datetime) -> dict[str, Any]:
                 done = make_safe(connection, now, details)
             _swap(admin, live, new, before)
         except BaseException:
-            dumps.drop_database(admin, new)
+            drop_database(admin, new)
             raise
     return done
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, LiteralString, TypeVar, cast
 from urllib.parse import quote
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import class_row, dict_row
 
 from shared.errors import SextantError
@@ -129,6 +130,23 @@ def role_url(settings: Settings, layer: str) -> str:
     password = settings.role_password(layer)
     secret = password.get_secret_value() if password else _secret_file(settings, f"sextant_{layer}")
     return _url(settings, f"sextant_{layer}", secret)
+
+
+def drop_database(connection: Connection, name: str) -> None:
+    """Drops a database if it is there, whoever is connected to it; ``connection`` is its owner's, to another one.
+
+    FORCE ends sessions, and an owner who is no superuser is refused where one is an autovacuum worker's, which comes by
+    when it likes. A DROP without it asks the worker to leave, and waits for up to 5 s.
+    """
+    drop = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name))
+    force = drop + sql.SQL(" WITH (FORCE)")
+    try:
+        connection.execute(force)
+    except psycopg.errors.InsufficientPrivilege:
+        try:
+            connection.execute(drop)
+        except psycopg.errors.ObjectInUse:  # by others, which FORCE ends now that the worker has left
+            connection.execute(force)
 
 
 def owner_url(settings: Settings) -> str:

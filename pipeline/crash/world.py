@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import signal
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import ROUND_DOWN, Decimal
@@ -19,7 +21,7 @@ from pipeline.commands import issue_command
 from pipeline.crash.processes import Keys, Sender
 from pipeline.crash.venue import Venue
 from pipeline.wallets import create_live_wallet
-from shared.db import Database, load_queries, owner_url, role_url
+from shared.db import Connection, Database, drop_database, load_queries, owner_url, role_url
 from shared.embedded_db import ensure_running
 from shared.embedded_db_liveness import exists, is_postmaster, postmaster
 from shared.embedded_db_place import base_of
@@ -82,7 +84,8 @@ class World:
     def _begin(self) -> None:
         self.lift_file()  # an earlier world may have ended early
         name, template = sql.Identifier(self.settings.db_name), sql.Identifier(TEMPLATE)
-        with_owner(self.home, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, template))
+        with owner(self.home) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, template))
         self.venue.start()
         ask = self.venue.ask
         ask("POST", "accounts", {"name": ACCOUNT})
@@ -103,8 +106,8 @@ class World:
     def end(self) -> None:
         self.venue.end()
         self.disconnect()
-        name = sql.Identifier(self.settings.db_name)
-        with_owner(self.home, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+        with owner(self.home) as connection:
+            drop_database(connection, self.settings.db_name)
 
     # --- the database ---
 
@@ -230,10 +233,11 @@ class World:
         return Sender(self.settings, ENTRY, KEYS, at, stops=stops)
 
 
-def with_owner(home: Path, statement: sql.Composed) -> None:
+@contextmanager
+def owner(home: Path) -> Iterator[Connection]:
     """Making and dropping databases: the owner's right."""
     database = Database(owner_url(load_settings(home=home, db_name="postgres")))
     try:
-        database.connection.execute(statement)
+        yield database.connection
     finally:
         database.close()

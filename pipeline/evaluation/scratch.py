@@ -10,7 +10,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
-from shared.db import Connection, DatabaseError, connect, embedded_server, owner_url
+from shared.db import Connection, DatabaseError, connect, drop_database, embedded_server, owner_url
 from shared.schema import apply_schema, bring_up, role_passwords
 from shared.settings import Settings, SettingsError
 
@@ -58,8 +58,7 @@ def drop_scratch(settings: Settings, scratch: Settings) -> None:
     _require_scratch(scratch)
     connection = _on_the_server(settings)
     try:
-        name = sql.Identifier(scratch.db_name)
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+        drop_database(connection, scratch.db_name)
     finally:
         connection.close()
 

@@ -22,7 +22,7 @@ from pipeline.dumps import contents_of, live_name, maintenance, owner_connection
 from pipeline.operator import create_wallet, issue_command
 from pipeline.restore import main, restore
 from shared.clock import ReplayClock
-from shared.db import Database, connect, embedded_server, role_url
+from shared.db import Database, connect, drop_database, embedded_server, role_url
 from shared.job import JobError, Outcome
 from shared.settings import Settings
 from tests.helpers import NOON, DatabaseFor, random_candles, store_candles
@@ -47,7 +47,7 @@ def lived_in(settings: Settings, database_for: DatabaseFor) -> Iterator[Settings
     yield settings
     with maintenance(settings) as admin:  # what a restore put aside would stay on the session's server
         for name in names(settings) - {live_name(settings)}:
-            pipeline.dumps.drop_database(admin, name)
+            drop_database(admin, name)
 
 
 def names(settings: Settings) -> set[str]:

@@ -5,6 +5,7 @@ Only the policy's training is replaced: by nets that always want something else,
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -62,6 +63,14 @@ class Seen:
     trained: list[int] = field(default_factory=list)
     rows_left: set[str] = field(default_factory=set)
     scratch_left: set[str] = field(default_factory=set)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone(home: Path) -> Iterator[None]:
+    """Scratch databases are the server's, and forgetting drops all of them: one worker at a time has these tests."""
+    with (home.parent / "scratch.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import io
 import json
 from datetime import datetime, timedelta
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,17 +210,15 @@ def test_an_order_that_was_refused_tells_the_one_reason(market: PaperMarket) -> 
     assert "rate_limit: 0.5000 → 0.2500: a position may grow by at most 0.25" in told
 
 
-def test_a_kill_file_is_the_reason_while_it_lies_there(market: PaperMarket) -> None:
+def test_a_kill_file_is_the_reason_while_it_lies_there(market: PaperMarket, tmp_path: Path) -> None:
     store_flat(market, A)
     market.wallet("w", at("12:30"), symbols=(A,))
     insert_config(market, at("12:00"), strategy_weights=Json({"vol_target": 1.0}), valid_until=at("20:00"))
     market.trade(at("13:02"))
-    file = market.settings.home_path / "KILL.w"
-    file.write_text("halt\n")
-    try:
-        assert story_of(market, A, "13:00", at("13:03"))["outcome"].endswith("not sent, a KILL file says halt")
-    finally:
-        file.unlink()
+    market.settings = market.settings.model_copy(update={"home": tmp_path})  # not that of all tests
+    (tmp_path / "KILL.w").write_text("halt\n")
+    assert story_of(market, A, "13:00", at("13:03"))["outcome"].endswith("not sent, a KILL file says halt")
+    (tmp_path / "KILL.w").unlink()
 
 
 def test_without_an_order_the_traders_reason_is_the_one(lived: PaperMarket) -> None:
