@@ -218,7 +218,6 @@ def test_a_kill_file_is_the_reason_while_it_lies_there(market: PaperMarket, tmp_
     market.settings = market.settings.model_copy(update={"home": tmp_path})  # not that of all tests
     (tmp_path / "KILL.w").write_text("halt\n")
     assert story_of(market, A, "13:00", at("13:03"))["outcome"].endswith("not sent, a KILL file says halt")
-    (tmp_path / "KILL.w").unlink()
 
 
 def test_without_an_order_the_traders_reason_is_the_one(lived: PaperMarket) -> None:
